@@ -1,0 +1,183 @@
+"""What actions exist, not how to reach the world: action specifications and their registry."""
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, get_args, get_type_hints
+
+from pydantic import BaseModel
+
+from relay.core.action import Effect, Step
+from relay.core.permit import Permit, PermitRefused
+from relay.core.principal import SCOPES, Scope
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9]*(\.[a-z][a-z0-9_]*)+")
+
+Handler = Callable[[Permit, Any, Any], Awaitable[BaseModel]]
+
+
+class CatalogError(TypeError):
+    """A connector or action was declared wrongly; raised at import, never at a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What an action will really do, for the eyes of whoever approves it.
+
+    ``summary`` is one sentence. ``body`` is plain JSON with secrets masked: the mail as it will be sent, the
+    request as it will be made. ``warnings`` are sentences. ``refusal`` says why the gate must not run it at
+    all (an address that egress refuses), else None.
+    """
+
+    summary: str
+    body: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    refusal: str | None = None
+
+
+Render = Callable[[Step, Any], Rendering]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSpec:
+    """An action of the catalogue.
+
+    ``effect``: ``read`` changes nothing outside; ``write`` adds or changes; ``destructive`` cannot be undone.
+    ``idempotent``: repeating it is harmless to the outside. ``redact`` returns the parameters as plain JSON with
+    every secret masked, for answers and records. ``digest_form`` returns them as plain JSON for the digest, with
+    attachments replaced by their SHA-256. ``timeout`` is in seconds and bounds the whole effect.
+    """
+
+    name: str
+    version: int
+    summary: str
+    connector: str
+    effect: Effect
+    scope: Scope
+    params: type[BaseModel]
+    result: type[BaseModel]
+    idempotent: bool
+    timeout: float
+    limits: tuple[str, ...]
+    render: Render
+    redact: Callable[[Any], dict[str, Any]]
+    digest_form: Callable[[Any], dict[str, Any]]
+    handler: Handler = field(repr=False)
+
+
+def plain(params: BaseModel) -> dict[str, Any]:
+    """Return parameters as plain JSON, defaults filled in: the redaction of an action that has no secrets."""
+    return params.model_dump(mode="json")
+
+
+class Connector:
+    """A group of actions that reach one kind of place.
+
+    ``hosts`` are the hosts that its client may reach; None means wherever the caller says, within egress.
+    """
+
+    def __init__(self, name: str, *, hosts: frozenset[str] | None = frozenset()) -> None:
+        self.name = name
+        self.hosts = hosts
+        self.actions: dict[str, ActionSpec] = {}
+
+    def action(
+        self,
+        name: str,
+        *,
+        effect: Effect,
+        render: Render,
+        scope: Scope = "actions:execute",
+        version: int = 1,
+        idempotent: bool = False,
+        timeout: float = 30.0,
+        limits: tuple[str, ...] = (),
+        redact: Callable[[Any], dict[str, Any]] = plain,
+        digest_form: Callable[[Any], dict[str, Any]] = plain,
+    ) -> Callable[[Handler], Handler]:
+        """Declare ``async def handler(permit, params: Model, client) -> Result`` as an action.
+
+        The returned function redeems the permit before the handler's first line, so that calling it without a
+        live one raises :class:`~relay.core.permit.PermitRefused`. :class:`CatalogError` for a duplicate or
+        malformed name, an unknown effect or scope, untyped parameters or result, or a missing summary.
+        """
+
+        def declare(handler: Handler) -> Handler:
+            params, result = _types_of(name, handler)
+            summary = (handler.__doc__ or "").strip().partition("\n")[0]
+            if not _NAME.fullmatch(name) or name in self.actions:
+                raise CatalogError(f"{name!r} is malformed or declared twice")
+            if effect not in get_args(Effect) or scope not in SCOPES or not summary:
+                raise CatalogError(f"{name} needs a known effect, a known scope and a one-line summary")
+
+            async def guarded(permit: Permit, params: Any, client: Any) -> BaseModel:
+                if not isinstance(permit, Permit):
+                    raise PermitRefused(f"{name} runs only with a permit")
+                permit.redeem(name)
+                return await handler(permit, params, client)
+
+            self.actions[name] = ActionSpec(
+                name=name,
+                version=version,
+                summary=summary,
+                connector=self.name,
+                effect=effect,
+                scope=scope,
+                params=params,
+                result=result,
+                idempotent=idempotent,
+                timeout=timeout,
+                limits=limits,
+                render=render,
+                redact=redact,
+                digest_form=digest_form,
+                handler=guarded,
+            )
+            return guarded
+
+        return declare
+
+
+def _types_of(name: str, handler: Handler) -> tuple[type[BaseModel], type[BaseModel]]:
+    if not inspect.iscoroutinefunction(handler):
+        raise CatalogError(f"{name} must be an async function")
+    hints = get_type_hints(handler)
+    names = list(inspect.signature(handler).parameters)
+    if len(names) != 3:
+        raise CatalogError(f"{name} must take permit, params and client")
+    params, result = hints.get(names[1]), hints.get("return")
+    for kind in (params, result):
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            raise CatalogError(f"{name} needs pydantic models as its parameters and result")
+    assert params is not None and result is not None
+    if params.model_config.get("extra") != "forbid":
+        raise CatalogError(f"{name}: parameters must forbid unknown fields")
+    return params, result
+
+
+class Catalog:
+    """Every action of this installation, with the client its connector uses. Fixed once built."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, ActionSpec] = {}
+        self._clients: dict[str, Any] = {}
+
+    def register(self, connector: Connector, client: Any) -> None:
+        """Add a connector's actions; :class:`CatalogError` for a name that exists already."""
+        for name, spec in connector.actions.items():
+            if name in self._specs:
+                raise CatalogError(f"two connectors declare {name}")
+            self._specs[name] = spec
+            self._clients[name] = client
+
+    def get(self, name: str) -> ActionSpec | None:
+        """Return the action of that name, or None."""
+        return self._specs.get(name)
+
+    def client(self, name: str) -> Any:
+        """Return the client that the action's handler is called with."""
+        return self._clients[name]
+
+    def __iter__(self) -> Iterator[ActionSpec]:
+        return iter(sorted(self._specs.values(), key=lambda spec: spec.name))

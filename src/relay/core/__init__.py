@@ -1,0 +1,1 @@
+"""Types without I/O: what the rest of Relay talks about."""

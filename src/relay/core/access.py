@@ -1,0 +1,27 @@
+"""What a route declares about itself; there is no default."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from relay.core.principal import Scope
+
+Auth = Literal["bearer", "session", "signature", "state", "operator", "public"]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A route's declaration: how it authenticates, every scope it needs, its limits, its audit tag.
+
+    ``limits`` names rules of the limit table. ``tag`` reads ``source:subject:action``.
+    """
+
+    auth: Auth
+    scopes: frozenset[Scope]
+    limits: tuple[str, ...]
+    tag: str
+
+    def __post_init__(self) -> None:
+        if self.auth == "public" and self.scopes:
+            raise ValueError("a public route cannot ask for scopes")
+        if self.tag.count(":") != 2 or not all(self.tag.split(":")):
+            raise ValueError(f"the audit tag {self.tag!r} must read source:subject:action")

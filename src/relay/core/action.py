@@ -1,0 +1,59 @@
+"""One action on its way through the gate: the step, the decision about it and what became of it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Effect = Literal["read", "write", "destructive"]
+DecisionEffect = Literal["allow", "deny", "require_approval"]
+AttemptStatus = Literal[
+    "pending_approval", "running", "succeeded", "failed", "unknown", "denied", "expired", "cancelled"
+]
+OutcomeStatus = Literal["succeeded", "failed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A validated action that is ready to be decided.
+
+    ``params`` is the validated parameter model, defaults filled in. ``nonce`` makes two otherwise equal
+    steps distinct and carries the moment of preparation, so that whatever is rendered from a step (a date,
+    a message id, a MIME boundary) is the same at preview and at execution.
+    """
+
+    action: str
+    version: int
+    params: Any
+    nonce: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What policy says about a step, with the policy that said it."""
+
+    effect: DecisionEffect
+    policy_id: str
+    policy_version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt did not succeed: a stable code, a sentence for people, and the HTTP status it maps to."""
+
+    code: str
+    detail: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an attempt.
+
+    ``unknown`` means that the effect may have happened: nothing repeats such an attempt.
+    """
+
+    status: OutcomeStatus
+    result: dict[str, Any] | None
+    failure: Failure | None
+    duration_ms: int

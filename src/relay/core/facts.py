@@ -1,0 +1,30 @@
+"""What is known about a request before anybody is asked who they are."""
+
+from dataclasses import dataclass
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True, eq=False)
+class RequestFacts:
+    """One request as the outermost layer saw it. Compared by identity: it stands for this request alone.
+
+    ``client`` is the caller's address as text, empty when the server does not know it. ``headers`` are raw, names in
+    lower case. ``route`` is the matched route's template, empty before one has matched.
+    """
+
+    request_id: str
+    client: str
+    method: str
+    headers: RawHeaders
+    route: str = ""
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the value of the only header of that name; None when there is none or more than one."""
+        found = None
+        for key, value in self.headers:
+            if key == name:
+                if found is not None:
+                    return None
+                found = value
+        return found

@@ -1,0 +1,31 @@
+"""A plan: steps that a planner proposes and that nobody has allowed yet."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """One proposed step. ``params`` is plain JSON; a value may refer to an earlier step's result (see runs)."""
+
+    id: str
+    action: str
+    params: dict[str, Any]
+    summary: str
+    depends_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a planner answers.
+
+    ``steps`` is empty when the planner will not guess; ``explanation`` then says what is missing.
+    ``confidence`` lies between 0 and 1. ``planner`` names who proposed it.
+    """
+
+    intent: str
+    steps: tuple[PlanStep, ...]
+    confidence: float
+    explanation: str
+    planner: str
+    warnings: tuple[str, ...] = field(default=())

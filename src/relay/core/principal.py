@@ -1,0 +1,71 @@
+"""Who acts: principals, their scopes, and the bundles of scopes that people ask for by name."""
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+Scope = Literal[
+    "actions:preview",
+    "actions:execute",
+    "approvals:decide",
+    "audit:read",
+    "keys:manage",
+    "policies:manage",
+    "webhooks:manage",
+    "connections:manage",
+    "chat",
+    "docs",
+    "workspace:admin",
+]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+PrincipalKind = Literal["agent", "person", "service"]
+KeyKind = Literal["agent", "person"]
+
+BUNDLES: Final[dict[str, tuple[Scope, ...]]] = {
+    "viewer": ("actions:preview", "docs"),
+    "developer": ("actions:preview", "actions:execute", "chat", "docs"),
+    "approver": ("actions:preview", "approvals:decide"),
+    "auditor": ("audit:read",),
+    "admin": SCOPES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated caller, bound to one workspace.
+
+    ``made_by`` lists the credentials that made this one, nearest last: an approval by any of them counts as
+    the requester's own. ``scopes`` are all that the principal may ever use; there are no implied ones.
+    """
+
+    id: str
+    kind: PrincipalKind
+    workspace_id: str
+    scopes: frozenset[str]
+    credential_id: str
+    made_by: tuple[str, ...]
+    auth_method: Literal["api_key", "dev", "operator"]
+
+    def missing(self, required: frozenset[str]) -> tuple[str, ...]:
+        """Return the required scopes that are not held, sorted; empty when all are."""
+        return tuple(sorted(required - self.scopes))
+
+
+def expand_scopes(names: list[str]) -> tuple[Scope, ...]:
+    """Return the scopes that ``names`` (scopes or bundle names) stand for, in the house order.
+
+    ValueError names every entry that is neither.
+    """
+    wanted: set[str] = set()
+    unknown: list[str] = []
+    for name in names:
+        if name in BUNDLES:
+            wanted.update(BUNDLES[name])
+        elif name in SCOPES:
+            wanted.add(name)
+        else:
+            unknown.append(name)
+    if unknown:
+        known = ", ".join([*SCOPES, *BUNDLES])
+        raise ValueError(f"unknown scope {', '.join(map(repr, unknown))}; known are {known}")
+    return tuple(scope for scope in SCOPES if scope in wanted)

@@ -1,0 +1,182 @@
+"""Problems (RFC 9457): one class for every way in which Relay says no.
+
+``detail`` is written for the caller and never echoes a secret or an upstream body. Each class has a heading in
+``docs/errors.md``.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+TYPE_BASE = "urn:relay:problem:"
+
+
+class Problem(Exception):
+    """A refusal with its HTTP status, a stable slug, a title and typed extensions.
+
+    Raise a subclass. ``extensions`` become members of the problem document, ``headers`` go onto the answer.
+    """
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str = "", *, headers: Mapping[str, str] | None = None, **extensions: Any) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.headers = dict(headers or {})
+        self.extensions = extensions
+
+    def document(self, instance: str, request_id: str) -> dict[str, Any]:
+        """Return the problem document for one request."""
+        return {
+            "type": TYPE_BASE + self.slug,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": instance,
+            "request_id": request_id,
+            **self.extensions,
+        }
+
+
+class BadRequest(Problem):
+    """The request cannot be understood: broken JSON, a malformed header."""
+
+    status, slug, title = 400, "bad-request", "Bad request"
+
+
+class Unauthenticated(Problem):
+    """No credential, or one that is malformed, unknown, expired or revoked; which of these is never said."""
+
+    status, slug, title = 401, "unauthenticated", "Authentication required"
+
+    def __init__(self, detail: str = "", *, reason: str = "invalid_token") -> None:
+        challenge = 'Bearer realm="relay"'
+        if reason != "missing_token":
+            challenge += ', error="invalid_token"'
+        super().__init__(
+            detail or "This needs an API key: Authorization: Bearer relay_sk_…",
+            headers={"WWW-Authenticate": challenge},
+        )
+        self.reason = reason
+
+
+class InsufficientScope(Problem):
+    """The credential lacks a scope that the route or the action needs."""
+
+    status, slug, title = 403, "insufficient-scope", "Missing scope"
+
+    def __init__(self, missing: tuple[str, ...], required: frozenset[str]) -> None:
+        super().__init__(
+            f"This key lacks {', '.join(missing)}.", required_scopes=sorted(required), missing_scopes=list(missing)
+        )
+
+
+class Denied(Problem):
+    """Policy does not allow this step."""
+
+    status, slug, title = 403, "denied", "Not allowed"
+
+
+class EgressDenied(Problem):
+    """The destination is one that Relay does not connect to."""
+
+    status, slug, title = 403, "egress-denied", "Destination not allowed"
+
+
+class NotFound(Problem):
+    """There is no such thing, or it belongs to another workspace."""
+
+    status, slug, title = 404, "not-found", "Not found"
+
+
+class MethodNotAllowed(Problem):
+    """The route exists under another method."""
+
+    status, slug, title = 405, "method-not-allowed", "Method not allowed"
+
+
+class RequestTimeout(Problem):
+    """The body did not arrive in time."""
+
+    status, slug, title = 408, "request-timeout", "The request took too long to arrive"
+
+
+class Conflict(Problem):
+    """The request contradicts something that has already happened."""
+
+    status, slug, title = 409, "conflict", "Conflict"
+
+
+class IdempotencyMismatch(Problem):
+    """The idempotency key was used with another request before."""
+
+    status, slug, title = 409, "idempotency-mismatch", "Idempotency key used with another request"
+
+
+class InProgress(Problem):
+    """A twin of this request is still running."""
+
+    status, slug, title = 409, "in-progress", "The same request is still running"
+
+
+class Gone(Problem):
+    """The preview or plan has expired or was used."""
+
+    status, slug, title = 410, "gone", "Expired or used"
+
+
+class BodyTooLarge(Problem):
+    """The body exceeds the route's cap."""
+
+    status, slug, title = 413, "body-too-large", "Body too large"
+
+
+class UnsupportedMediaType(Problem):
+    """The body is not of the media type that the route reads."""
+
+    status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
+
+
+class Invalid(Problem):
+    """The body is well-formed but not valid; ``errors`` lists each place as a JSON Pointer (RFC 6901)."""
+
+    status, slug, title = 422, "invalid", "Not valid"
+
+
+class TooManyStreams(Problem):
+    """The principal has as many event streams open as it may."""
+
+    status, slug, title = 429, "too-many-streams", "Too many open streams"
+
+
+class Internal(Problem):
+    """Something broke inside; the request id leads to it in the log."""
+
+    status, slug, title = 500, "internal", "Internal error"
+
+
+class UpstreamRefused(Problem):
+    """The outside world refused the action; nothing more will happen."""
+
+    status, slug, title = 502, "upstream-refused", "The other side refused"
+
+
+class Unavailable(Problem):
+    """Relay cannot do this safely now (the database is away, the disk is full); nothing was executed."""
+
+    status, slug, title = 503, "unavailable", "Temporarily unavailable"
+
+    def __init__(self, detail: str = "", *, retry_after: int = 5, **extensions: Any) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)}, retry_after=retry_after, **extensions)
+
+
+class OutcomeUnknown(Problem):
+    """The effect may have happened; it is not repeated. ``attempt_id`` leads to what is known."""
+
+    status, slug, title = 504, "outcome-unknown", "Outcome unknown"
+
+
+def all_problems() -> list[type[Problem]]:
+    """Return every problem class, in order of status and slug."""
+    return sorted(Problem.__subclasses__(), key=lambda kind: (kind.status, kind.slug))
