@@ -1,0 +1,133 @@
+"""Attempts: one row per action that was allowed to start, moved by compare-and-set under a fencing number."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import bindparam, insert, select, update
+
+from relay.store.query import Query
+from relay.store.reader import Reader
+from relay.store.tables import attempts
+from relay.store.writer import Tx
+
+_INSERT = Query(insert(attempts))
+_FINISH = Query(
+    update(attempts)
+    .where(
+        attempts.c.id == bindparam("attempt"),
+        attempts.c.workspace_id == bindparam("w"),
+        attempts.c.status == "running",
+        attempts.c.fence == bindparam("held"),
+    )
+    .values(
+        status=bindparam("to"),
+        fence=attempts.c.fence + bindparam("step"),
+        lease_until=None,
+        finished_at=bindparam("at"),
+        duration_ms=bindparam("took"),
+        error_code=bindparam("code"),
+        error_detail=bindparam("detail"),
+        error_status=bindparam("http"),
+    )
+)
+_OF_RUN_STEP = Query(
+    select(attempts.c.id).where(
+        attempts.c.workspace_id == bindparam("w"),
+        attempts.c.run_id == bindparam("run"),
+        attempts.c.step_id == bindparam("step"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """An attempt as it is stored; times in microseconds."""
+
+    id: str
+    workspace_id: str
+    principal_id: str
+    action: str
+    version: int
+    effect: str
+    digest: str
+    status: str
+    run_id: str | None
+    step_id: str | None
+    request_id: str
+    fence: int
+    lease_until: int | None
+    created_at: int
+    finished_at: int | None
+    duration_ms: int | None
+    error_code: str | None
+    error_detail: str | None
+    error_status: int | None
+
+
+_COLUMNS = [attempts.c[name] for name in AttemptRow.__dataclass_fields__]
+
+
+class AttemptRepository:
+    """The attempts of one workspace."""
+
+    def __init__(self, workspace_id: str) -> None:
+        self._workspace = workspace_id
+
+    def insert(self, tx: Tx, **values: Any) -> None:
+        """Insert an attempt; ``workspace_id`` is this repository's."""
+        tx.run(_INSERT, workspace_id=self._workspace, **values)
+
+    def finish(
+        self,
+        tx: Tx,
+        attempt_id: str,
+        *,
+        fence: int,
+        status: str,
+        at: int,
+        duration_ms: int | None,
+        error: tuple[str, str, int] | None = None,
+        take_over: bool = False,
+    ) -> bool:
+        """Move a running attempt to its end if it still carries ``fence``; return whether it did.
+
+        ``take_over`` raises the fence, so that whoever held the old one finds out.
+        """
+        code, detail, http = error or (None, None, None)
+        moved = tx.run(
+            _FINISH,
+            attempt=attempt_id,
+            w=self._workspace,
+            held=fence,
+            to=status,
+            step=int(take_over),
+            at=at,
+            took=duration_ms,
+            code=code,
+            detail=detail,
+            http=http,
+        )
+        return moved == 1
+
+    def of_run_step(self, tx: Tx, run_id: str, step_id: str) -> str | None:
+        """Return the id of the attempt that a run's step made, or None."""
+        row = tx.one(_OF_RUN_STEP, w=self._workspace, run=run_id, step=step_id)
+        return row[0] if row else None
+
+    async def get(self, reader: Reader, attempt_id: str) -> AttemptRow | None:
+        """Return an attempt of this workspace, or None."""
+        row = await reader.one(
+            select(*_COLUMNS).where(attempts.c.id == attempt_id, attempts.c.workspace_id == self._workspace)
+        )
+        return AttemptRow(*row) if row else None
+
+
+async def lapsed_attempts(reader: Reader, before: int, limit: int) -> list[AttemptRow]:
+    """Return running attempts of every workspace whose lease ended before ``before``; for the sweep alone."""
+    rows = await reader.all(
+        select(*_COLUMNS)
+        .where(attempts.c.status == "running", attempts.c.lease_until < before)
+        .order_by(attempts.c.lease_until)
+        .limit(limit)
+    )
+    return [AttemptRow(*row) for row in rows]

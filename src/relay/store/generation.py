@@ -1,0 +1,53 @@
+"""How caches learn of changes that another process made: a number that moves, and a bound on how old it may be."""
+
+import asyncio
+import contextlib
+import time
+from typing import Final
+
+from sqlalchemy import func, select
+
+from relay.store.reader import Reader
+from relay.store.tables import generations
+from relay.store.writer import StoreUnavailable
+
+POLL_SECONDS: Final = 0.5
+STALE_SECONDS: Final = 1.0
+
+
+class Generation:
+    """A counter that changes when cached facts (keys, later policy and kill switch) may have changed.
+
+    An entry cached under another value must not be used. :meth:`current` returns None while the database's
+    state cannot be known to be at most a second old; then nothing cached may be used at all.
+    """
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._seen: object = None
+        self._fresh_until = float("inf")
+
+    def current(self) -> int | None:
+        """Return the value to compare with, or None when it is not known."""
+        return self._value if time.monotonic() < self._fresh_until else None
+
+    def changed(self) -> None:
+        """Void everything cached so far."""
+        self._value += 1
+
+    def observed(self, state: object) -> None:
+        """Take in what the database says now; a difference voids, and the second runs anew."""
+        if state != self._seen:
+            self._seen = state
+            self.changed()
+        self._fresh_until = time.monotonic() + STALE_SECONDS
+
+
+async def poll(generation: Generation, reader: Reader) -> None:
+    """Observe the ``generations`` rows twice a second until cancelled (PostgreSQL, where others write too)."""
+    statement = select(func.coalesce(func.sum(generations.c.value), 0))
+    while True:
+        with contextlib.suppress(StoreUnavailable):  # unread for a second, the caches are void by themselves
+            row = await reader.one(statement)
+            generation.observed(row[0] if row else None)
+        await asyncio.sleep(POLL_SECONDS)

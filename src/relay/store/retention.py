@@ -1,0 +1,68 @@
+"""Deleting what has had its time: envelopes, previews, plans and idempotency keys. Rows that others point at stay."""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from sqlalchemy import Table, bindparam, delete, select, tuple_
+
+from relay.core.clock import now
+from relay.store.query import Query
+from relay.store.tables import envelopes, idempotency, plans, previews
+from relay.store.writer import StoreUnavailable, Tx, Writer
+
+PURGE_SECONDS: Final = 60.0
+_AT_ONCE: Final = 500
+
+log = logging.getLogger("relay.store")
+
+
+def _purge(table: Table) -> Query:
+    keys = list(table.primary_key.columns)
+    expired = select(*keys).where(table.c.expires_at < bindparam("at")).limit(_AT_ONCE)
+    matched: Any = tuple_(*keys).in_(expired) if len(keys) > 1 else keys[0].in_(expired)
+    return Query(delete(table).where(matched))
+
+
+_PURGES: Final = tuple(_purge(table) for table in (envelopes, previews, plans, idempotency))
+
+
+class Purge:
+    """Deletes expired rows of every workspace, a few hundred at a time, so that nobody waits behind it."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to purge once a minute."""
+        self._task = asyncio.create_task(self._forever(), name="purge")
+
+    async def stop(self) -> None:
+        """Stop purging."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def once(self, at: int) -> int:
+        """Delete everything that had expired at that time; return how many rows went."""
+        total = 0
+        for query in _PURGES:
+            while True:
+
+                def unit(tx: Tx, query: Query = query) -> int:
+                    return tx.run(query, at=at)
+
+                gone = await self._writer.run(unit)
+                total += gone
+                if gone < _AT_ONCE:
+                    break
+        return total
+
+    async def _forever(self) -> None:
+        while True:
+            await asyncio.sleep(PURGE_SECONDS)
+            try:
+                await self.once(now())
+            except StoreUnavailable as error:
+                log.warning("the purge waits for the database: %s", error)

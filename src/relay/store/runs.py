@@ -1,0 +1,275 @@
+"""Runs: their steps, their leases and the events that streams follow."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+from pydantic_core import from_json
+from sqlalchemy import Table, and_, bindparam, func, insert, or_, select, update
+
+from relay.store.query import Query
+from relay.store.reader import Reader
+from relay.store.tables import attempts, run_events, run_steps, runs
+from relay.store.writer import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run. Whoever holds the lease (``lease_owner`` until ``lease_until``) works on it."""
+
+    id: str
+    workspace_id: str
+    principal_id: str
+    plan_id: str | None
+    request_id: str
+    status: str
+    created_at: int
+    finished_at: int | None = None
+    cancel_requested_at: int | None = None
+    lease_owner: str | None = None
+    lease_until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A step of a run. ``summary`` is the action's own, without anything a caller wrote; ``depends_on`` is JSON."""
+
+    run_id: str
+    workspace_id: str
+    position: int
+    step_id: str
+    action: str
+    summary: str
+    depends_on: str
+    status: str
+    attempt_id: str | None = None
+    error_code: str | None = None
+    error_detail: str | None = None
+
+    def dependencies(self) -> list[str]:
+        """Return the ids of the steps that this one depends on."""
+        return [str(step_id) for step_id in from_json(self.depends_on)]
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """A change of status, numbered from 1 within its run. ``step_id`` is empty for the run itself."""
+
+    run_id: str
+    seq: int
+    workspace_id: str
+    occurred_at: int
+    kind: str
+    step_id: str
+    status: str
+
+
+def _columns(table: Table, row: type) -> list[Any]:
+    return [table.c[field.name] for field in fields(row)]
+
+
+def _values(row: RunRow | StepRow | RunEvent) -> dict[str, Any]:
+    return {field.name: value for field, value in zip(fields(row), astuple(row), strict=True)}
+
+
+_RUN = _columns(runs, RunRow)
+_STEP = _columns(run_steps, StepRow)
+_EVENT = _columns(run_events, RunEvent)
+
+_THIS_RUN = and_(runs.c.id == bindparam("run"), runs.c.workspace_id == bindparam("ws"))
+_THESE_STEPS = and_(run_steps.c.run_id == bindparam("run"), run_steps.c.workspace_id == bindparam("ws"))
+_THESE_EVENTS = and_(run_events.c.run_id == bindparam("run"), run_events.c.workspace_id == bindparam("ws"))
+
+_INSERT_RUN = Query(insert(runs))
+_INSERT_STEP = Query(insert(run_steps))
+_INSERT_EVENT = Query(insert(run_events))
+_LOCK = Query(select(*_RUN).where(_THIS_RUN).with_for_update())
+_STEPS = Query(select(*_STEP).where(_THESE_STEPS).order_by(run_steps.c.position))
+_LAST_EVENT = Query(select(func.coalesce(func.max(run_events.c.seq), 0)).where(_THESE_EVENTS))
+_SET_STATUS = Query(
+    update(runs)
+    .where(_THIS_RUN)
+    .values(
+        status=bindparam("to_status"),
+        finished_at=bindparam("finished"),
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until"),
+    )
+)
+_SET_LEASE = Query(
+    update(runs)
+    .where(_THIS_RUN, runs.c.status == "running", runs.c.lease_owner == bindparam("holder"))
+    .values(lease_owner=bindparam("owner"), lease_until=bindparam("until"))
+)
+_ASK_TO_CANCEL = Query(update(runs).where(_THIS_RUN).values(cancel_requested_at=bindparam("moment")))
+_SET_STEP = Query(
+    update(run_steps)
+    .where(_THESE_STEPS, run_steps.c.position == bindparam("place"))
+    .values(
+        status=bindparam("to_status"),
+        attempt_id=bindparam("attempt"),
+        error_code=bindparam("code"),
+        error_detail=bindparam("detail"),
+    )
+)
+_VOID_LEASES = Query(
+    update(runs)
+    .where(runs.c.status == "running", runs.c.lease_owner.is_not(None))
+    .values(lease_owner=None, lease_until=None)
+)
+
+
+class RunRepository:
+    """The runs of one workspace."""
+
+    def __init__(self, workspace_id: str) -> None:
+        self._workspace = workspace_id
+
+    def insert(self, tx: Tx, run: RunRow, steps: Sequence[StepRow]) -> None:
+        """Add a run with its steps; ValueError for one of another workspace."""
+        if any(row.workspace_id != self._workspace for row in (run, *steps)):
+            raise ValueError("the run belongs to another workspace")
+        tx.run(_INSERT_RUN, **_values(run))
+        tx.many(_INSERT_STEP, [_values(step) for step in steps])
+
+    def lock(self, tx: Tx, run_id: str) -> RunRow | None:
+        """Return a run and keep it, its steps and its events unchanged by others until the transaction ends."""
+        row = tx.one(_LOCK, run=run_id, ws=self._workspace)
+        return RunRow(*row) if row else None
+
+    def steps(self, tx: Tx, run_id: str) -> list[StepRow]:
+        """Return the steps in their order."""
+        return [StepRow(*row) for row in tx.all(_STEPS, run=run_id, ws=self._workspace)]
+
+    def set_status(
+        self, tx: Tx, run_id: str, status: str, *, finished_at: int | None, owner: str | None, until: int | None
+    ) -> None:
+        """Give a locked run a status and a lease, or none."""
+        tx.run(
+            _SET_STATUS,
+            run=run_id,
+            ws=self._workspace,
+            to_status=status,
+            finished=finished_at,
+            owner=owner,
+            until=until,
+        )
+
+    def set_lease(self, tx: Tx, run_id: str, *, holder: str, owner: str | None, until: int | None) -> bool:
+        """Prolong the holder's lease or give it back; False when the holder does not have it any more."""
+        return tx.run(_SET_LEASE, run=run_id, ws=self._workspace, holder=holder, owner=owner, until=until) == 1
+
+    def ask_to_cancel(self, tx: Tx, run_id: str, moment: int) -> None:
+        """Leave word for whoever works on the run."""
+        tx.run(_ASK_TO_CANCEL, run=run_id, ws=self._workspace, moment=moment)
+
+    def set_step(
+        self,
+        tx: Tx,
+        step: StepRow,
+        status: str,
+        *,
+        attempt_id: str | None = None,
+        error: tuple[str, str] | None = None,
+    ) -> None:
+        """Give a step of a locked run a status; ``error`` is a code and a sentence."""
+        code, detail = error or (None, None)
+        tx.run(
+            _SET_STEP,
+            run=step.run_id,
+            ws=self._workspace,
+            place=step.position,
+            to_status=status,
+            attempt=attempt_id,
+            code=code,
+            detail=detail,
+        )
+
+    def append_events(self, tx: Tx, run_id: str, moment: int, changes: Sequence[tuple[str, str, str]]) -> None:
+        """Number and add events (kind, step id, status) of a locked run."""
+        found = tx.one(_LAST_EVENT, run=run_id, ws=self._workspace)
+        last = int(found[0]) if found else 0
+        events = [
+            RunEvent(run_id, last + place, self._workspace, moment, kind, step_id, status)
+            for place, (kind, step_id, status) in enumerate(changes, start=1)
+        ]
+        tx.many(_INSERT_EVENT, [_values(event) for event in events])
+
+    async def find(self, reader: Reader, run_id: str) -> RunRow | None:
+        """Return a run, or None."""
+        row = await reader.one(select(*_RUN).where(runs.c.id == run_id, runs.c.workspace_id == self._workspace))
+        return RunRow(*row) if row else None
+
+    async def page(self, reader: Reader, limit: int, before: str | None) -> list[RunRow]:
+        """Return up to ``limit`` runs, newest first, older than ``before``."""
+        statement = select(*_RUN).where(runs.c.workspace_id == self._workspace)
+        if before is not None:
+            statement = statement.where(runs.c.id < before)
+        return [RunRow(*row) for row in await reader.all(statement.order_by(runs.c.id.desc()).limit(limit))]
+
+    async def steps_of(self, reader: Reader, run_ids: Sequence[str]) -> dict[str, list[StepRow]]:
+        """Return the steps of several runs, by run and in order."""
+        statement = (
+            select(*_STEP)
+            .where(run_steps.c.workspace_id == self._workspace, run_steps.c.run_id.in_(run_ids))
+            .order_by(run_steps.c.run_id, run_steps.c.position)
+        )
+        found: defaultdict[str, list[StepRow]] = defaultdict(list)
+        for row in await reader.all(statement):
+            step = StepRow(*row)
+            found[step.run_id].append(step)
+        return found
+
+    async def events_after(self, reader: Reader, run_id: str, seq: int, limit: int) -> list[RunEvent]:
+        """Return up to ``limit`` events that follow number ``seq``."""
+        statement = (
+            select(*_EVENT)
+            .where(run_events.c.run_id == run_id, run_events.c.workspace_id == self._workspace)
+            .where(run_events.c.seq > seq)
+            .order_by(run_events.c.seq)
+            .limit(limit)
+        )
+        return [RunEvent(*row) for row in await reader.all(statement)]
+
+    async def attempt_of(self, reader: Reader, run_id: str, step_id: str) -> str | None:
+        """Return the id of the attempt that was made for a step, or None."""
+        row = await reader.one(
+            select(attempts.c.id).where(
+                attempts.c.run_id == run_id,
+                attempts.c.step_id == step_id,
+                attempts.c.workspace_id == self._workspace,
+            )
+        )
+        return str(row[0]) if row else None
+
+
+class RunsOfAllWorkspaces:
+    """What the runner alone needs: which runs wait, wherever they belong."""
+
+    @staticmethod
+    async def waiting(reader: Reader, moment: int, limit: int) -> list[str]:
+        """Return runs that nobody works on: queued ones, and running ones whose lease is over; oldest first."""
+        statement = (
+            select(runs.c.id)
+            .where(
+                or_(
+                    runs.c.status == "queued",
+                    and_(runs.c.status == "running", or_(runs.c.lease_until.is_(None), runs.c.lease_until <= moment)),
+                )
+            )
+            .order_by(runs.c.id)
+            .limit(limit)
+        )
+        return [str(row[0]) for row in await reader.all(statement)]
+
+    @staticmethod
+    async def workspace_of(reader: Reader, run_id: str) -> str | None:
+        """Return the workspace of a run, or None when there is no such run."""
+        row = await reader.one(select(runs.c.workspace_id).where(runs.c.id == run_id))
+        return str(row[0]) if row else None
+
+    @staticmethod
+    def void_leases(tx: Tx) -> int:
+        """Take back every lease and return how many; right only where no other process can be working."""
+        return tx.run(_VOID_LEASES)

@@ -1,0 +1,77 @@
+"""The schema's version: looking at it, and bringing it up to date with Alembic."""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from relay.store.target import Target
+from relay.store.writer import StoreUnavailable
+
+HEAD: Final = "0001"
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_INSTALLED: Final = "SELECT 1 FROM installation"
+_VERSION: Final = "SELECT version_num FROM alembic_version"
+
+
+def current_revision(target: Target) -> str | None:
+    """Return the database's revision, or None when it has no schema yet."""
+    if target.kind == "sqlite":
+        assert target.path is not None
+        if not target.path.exists():
+            return None
+        with contextlib.closing(sqlite3.connect(target.path)) as connection:
+            try:
+                row = connection.execute(_VERSION).fetchone()
+            except sqlite3.OperationalError:
+                return None
+            return str(row[0]) if row else None
+    try:
+        with psycopg.connect(target.conninfo, connect_timeout=5) as session:
+            found = session.execute("SELECT to_regclass('alembic_version')").fetchone()
+            if found is None or found[0] is None:
+                return None
+            row = session.execute(_VERSION).fetchone()
+            return str(row[0]) if row else None
+    except psycopg.OperationalError:
+        raise StoreUnavailable("the database does not answer") from None
+
+
+def has_data(target: Target) -> bool:
+    """Say whether an installation lives in this database, so that its keys must be the old ones."""
+    if current_revision(target) is None:
+        return False
+    if target.kind == "sqlite":
+        assert target.path is not None
+        with contextlib.closing(sqlite3.connect(target.path)) as connection:
+            return connection.execute(_INSTALLED).fetchone() is not None
+    try:
+        with psycopg.connect(target.conninfo, connect_timeout=5) as session:
+            return session.execute(_INSTALLED).fetchone() is not None
+    except psycopg.OperationalError:
+        raise StoreUnavailable("the database does not answer") from None
+
+
+def upgrade(target: Target) -> bool:
+    """Bring the schema to :data:`HEAD`; return whether anything was done.
+
+    Safe to run from several processes at once: PostgreSQL serialises them by an advisory lock, SQLite by its write
+    lock. A new SQLite file is made readable by its owner alone.
+    """
+    if current_revision(target) == HEAD:
+        return False
+    if target.path is not None:
+        target.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(target.path, os.O_CREAT | os.O_RDWR, 0o600))
+    # Alembic takes a fifth of a second to import and is needed only when there is something to do.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["target"] = target
+    command.upgrade(config, "head")
+    return True
