@@ -1,0 +1,1 @@
+"""The one guarded path: admit a request, perform an action."""

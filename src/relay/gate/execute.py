@@ -1,0 +1,74 @@
+"""Fourth stage: the effect. The one place where permits are minted and connectors are called."""
+
+import asyncio
+import logging
+import time
+from typing import Any, Final
+
+from relay.catalog import ActionSpec
+from relay.core.action import Decision, Failure, Outcome, Step
+from relay.core.effect import EffectForbidden, EffectRefused, EffectUnknown
+from relay.core.permit import Permit, PermitRefused, mint_permit, void_permit
+from relay.core.principal import Principal
+
+_FORBIDDEN: Final = 403
+_REFUSED: Final = 502
+_UNKNOWN: Final = 504
+
+log = logging.getLogger("relay.gate")
+
+
+async def execute(
+    spec: ActionSpec,
+    client: Any,
+    *,
+    attempt_id: str,
+    principal: Principal,
+    step: Step,
+    decision: Decision,
+    deadline: float,
+) -> Outcome:
+    """Run the action once and say what became of it; never raises for the action's own sake.
+
+    ``deadline`` is when the lease ends, on the boot clock. ``failed`` means that nothing happened outside; whatever
+    leaves that open is ``unknown``, a bug in a connector included. A cancellation is recorded as ``unknown`` by the
+    caller.
+    """
+    permit = mint_permit(
+        attempt_id=attempt_id, principal=principal, step=step, decision=decision, approval_id=None, deadline=deadline
+    )
+    began = time.perf_counter()
+    try:
+        status, result, failure = await _attempt(spec, client, permit, step)
+    finally:
+        void_permit(permit)
+    return Outcome(status, result, failure, round((time.perf_counter() - began) * 1000))  # type: ignore[arg-type]
+
+
+async def _attempt(
+    spec: ActionSpec, client: Any, permit: Permit, step: Step
+) -> tuple[str, dict[str, Any] | None, Failure | None]:
+    try:
+        async with asyncio.timeout(spec.timeout):
+            result = await spec.handler(permit, step.params, client)
+        return "succeeded", result.model_dump(mode="json"), None
+    except EffectForbidden as error:
+        return "failed", None, Failure(error.code, error.detail, _FORBIDDEN)
+    except EffectRefused as error:
+        return "failed", None, Failure(error.code, error.detail, _REFUSED)
+    except EffectUnknown as error:
+        return "unknown", None, Failure(error.code, error.detail, _UNKNOWN)
+    except PermitRefused:
+        return "failed", None, Failure("lease_lost", "The attempt's time ran out before anything was sent.", _REFUSED)
+    except TimeoutError:
+        return _open_end(spec, "timed_out", f"There was no answer within {spec.timeout:g} s.")
+    except Exception as error:  # a connector's bug must not look like a definite outcome
+        log.error("connector %s broke in %s: %s", spec.connector, spec.name, type(error).__name__)
+        return _open_end(spec, "connector_error", "The connector broke; the request id leads to it in the log.")
+
+
+def _open_end(spec: ActionSpec, code: str, detail: str) -> tuple[str, None, Failure]:
+    """A read changes nothing outside, so it has failed; anything else may have happened."""
+    if spec.effect == "read":
+        return "failed", None, Failure(code, detail, _REFUSED)
+    return "unknown", None, Failure(code, detail, _UNKNOWN)

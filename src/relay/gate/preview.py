@@ -1,0 +1,92 @@
+"""Previews: what will really happen, sealed, bound to one principal, used once."""
+
+from pydantic_core import to_json
+
+from relay.audit.record import event
+from relay.catalog import ActionSpec
+from relay.core.action import Step
+from relay.core.clock import now
+from relay.core.ids import new_id
+from relay.core.principal import Principal
+from relay.core.problem import Gone, NotFound
+from relay.gate.ask import Considered, PreviewState
+from relay.gate.validate import make_step
+from relay.store.database import Database
+from relay.store.idempotency import IdempotencyRepository, Remembered
+from relay.store.previews import PreviewRepository, PreviewRow
+from relay.store.vault import Vault
+from relay.store.writer import Tx
+
+
+class Previews:
+    """Makes and opens previews. ``ttl`` is in microseconds."""
+
+    def __init__(self, database: Database, vault: Vault, *, ttl: int) -> None:
+        self._database = database
+        self._vault = vault
+        self._ttl = ttl
+
+    async def make(self, principal: Principal, considered: Considered, *, request_id: str) -> PreviewState:
+        """Store a considered step and record its decision."""
+        at, preview_id, step = now(), new_id("prv"), considered.step
+        sealed = self._vault.seal(
+            to_json(step.params),
+            workspace=principal.workspace_id,
+            purpose="preview",
+            record_id=preview_id,
+            expires_at=at + self._ttl,
+        )
+        decision = considered.decision
+        draft = event(
+            "gate:preview:made",
+            workspace_id=principal.workspace_id,
+            principal=principal.id,
+            request_id=request_id,
+            target=preview_id,
+            action=step.action,
+            decision=f"{decision.effect} {decision.policy_id}@{decision.policy_version}",
+            digest=step.digest,
+        )
+        previews = PreviewRepository(principal.workspace_id, principal.id)
+
+        def unit(tx: Tx) -> None:
+            previews.insert(
+                tx,
+                id=preview_id,
+                action=step.action,
+                version=step.version,
+                nonce=step.nonce,
+                digest=step.digest,
+                created_at=at,
+                expires_at=at + self._ttl,
+            )
+            self._vault.put(tx, sealed)
+            tx.record(draft)
+
+        await self._database.writer.run(unit)
+        return PreviewState(preview_id, considered, at + self._ttl)
+
+    async def remembered(self, principal: Principal, key_hash: str) -> Remembered | None:
+        """Return what an idempotency key of this principal stands for."""
+        keys = IdempotencyRepository(principal.workspace_id, principal.id)
+        return await keys.look_up(self._database.reader, key_hash, now())
+
+    async def open(self, principal: Principal, preview_id: str) -> tuple[PreviewRow, bytes]:
+        """Return a usable preview and its parameters: 404 when it is not this principal's, 410 when it is spent."""
+        row = await PreviewRepository(principal.workspace_id, principal.id).get(self._database.reader, preview_id)
+        if row is None:
+            raise NotFound("There is no such preview of yours.")
+        params = await self._vault.open(workspace=principal.workspace_id, purpose="preview", record_id=preview_id)
+        if row.used_at is not None or row.expires_at <= now() or params is None:
+            raise Gone("This preview has expired or was used; make a new one.")
+        return row, params
+
+    @staticmethod
+    def step(principal: Principal, spec: ActionSpec, row: PreviewRow, params: bytes) -> Step:
+        """Return exactly the step that was previewed; 410 when it would not be the same any more."""
+        if spec.version != row.version:
+            raise Gone("The action has changed since this preview; make a new one.")
+        step = make_step(principal, spec, spec.params.model_validate_json(params), row.nonce)
+        if step.digest != row.digest:
+            raise Gone("This preview does not match what it would run; make a new one.")
+        return step

@@ -1,0 +1,1 @@
+"""Declare, seal and stamp HTTP routes: the first three locks."""

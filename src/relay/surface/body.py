@@ -1,0 +1,114 @@
+"""Reading a JSON body within bounds: size, time, depth, number of values, and numbers that survive RFC 8785."""
+
+import asyncio
+from typing import Any, Final
+
+from pydantic_core import from_json
+from starlette.types import Receive
+
+from relay.core.facts import RequestFacts
+from relay.core.problem import BadRequest, BodyTooLarge, Invalid, RequestTimeout, UnsupportedMediaType
+
+KIB: Final = 1024
+LARGE_BODY_LIMIT: Final = 16 * KIB * KIB
+MAX_DEPTH: Final = 32
+MAX_VALUES: Final = 50_000
+MAX_KEY_LENGTH: Final = 1_024
+MAX_INTEGER: Final = 2**53 - 1
+
+
+async def read_json(facts: RequestFacts, receive: Receive, limit: int, seconds: float) -> Any:
+    """Return the body's JSON value.
+
+    ``limit`` is in bytes, ``seconds`` bounds the arrival of the whole body. Problems: 415 for another media type or a
+    content encoding, 413 beyond the limit, 408 when it does not arrive, 400 when it is no JSON, 422 when it is too deep,
+    has too many values or a number outside ±(2^53−1).
+    """
+    _require_json(facts)
+    body = await read_body(facts, receive, limit, seconds)
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise BadRequest("The body is not valid JSON (RFC 8259, UTF-8).") from None
+    _Bounds().check(value)
+    return value
+
+
+async def read_body(facts: RequestFacts, receive: Receive, limit: int, seconds: float) -> bytes:
+    """Return the raw body, or 413, 408 or 400 (the caller hung up)."""
+    declared = facts.header(b"content-length")
+    if declared is not None and declared.isdigit() and int(declared[:18]) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _collect(receive, limit)
+    except TimeoutError:
+        raise RequestTimeout(
+            f"The body did not arrive within {seconds:g} s.", headers={"Connection": "close"}
+        ) from None
+
+
+async def _collect(receive: Receive, limit: int) -> bytes:
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        only: bytes = message.get("body", b"")
+        if len(only) > limit:
+            raise _too_large(limit)
+        return only
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] != "http.request":
+            raise BadRequest("The connection closed before the body was complete.")
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+        message = await receive()
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The body may have at most {limit // KIB} KiB here.", headers={"Connection": "close"}, limit_bytes=limit
+    )
+
+
+def _require_json(facts: RequestFacts) -> None:
+    media_type = facts.header(b"content-type") or b""
+    kind, _, parameters = media_type.partition(b";")
+    charset = parameters.strip().lower()
+    if kind.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8", b'charset="utf-8"'):
+        raise UnsupportedMediaType("Send Content-Type: application/json.")
+    if (facts.header(b"content-encoding") or b"identity").lower() != b"identity":
+        raise UnsupportedMediaType("Send the body without a content encoding.")
+
+
+class _Bounds:
+    """Counts values while walking. Recursion is bounded by ``MAX_DEPTH``."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def check(self, value: Any, depth: int = 0) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _invalid(f"The body has more than {MAX_VALUES} values.")
+        kind = type(value)
+        if kind is dict or kind is list:
+            if depth >= MAX_DEPTH:
+                raise _invalid(f"The body is nested deeper than {MAX_DEPTH} levels.")
+            for member in value.values() if kind is dict else value:
+                self.check(member, depth + 1)
+            if kind is dict and any(len(key) > MAX_KEY_LENGTH for key in value):
+                raise _invalid(f"A member name has more than {MAX_KEY_LENGTH} characters.")
+        elif kind is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise _invalid("Numbers beyond ±(2^53−1) lose digits in JSON; send them as text.")
+
+
+def _invalid(message: str) -> Invalid:
+    return Invalid(message, errors=[{"pointer": "", "message": message}])
