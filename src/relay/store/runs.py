@@ -128,7 +128,7 @@ class RunRepository:
 
     def insert(self, tx: Tx, run: RunRow, steps: Sequence[StepRow]) -> None:
         """Add a run with its steps; ValueError for one of another workspace."""
-        if any(row.workspace_id != self._workspace for row in (run, *steps)):
+        if {run.workspace_id, *(step.workspace_id for step in steps)} != {self._workspace}:
             raise ValueError("the run belongs to another workspace")
         tx.run(_INSERT_RUN, **_values(run))
         tx.many(_INSERT_STEP, [_values(step) for step in steps])

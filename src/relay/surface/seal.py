@@ -39,7 +39,7 @@ def seal(app: SealedApp, admit: Admit) -> tuple[GuardedRoute, ...]:
             raise Unsealed(f"{getattr(route, 'path', route)!r} is a {type(route).__name__}, not a declared route")
         if route.admit is not admit or route.app != route.serve:
             raise Unsealed(f"{route.path} does not lead through the gate")
-        for method in route.methods:
+        for method in sorted(route.methods or ()):
             if (method, route.path_format) in seen:
                 raise Unsealed(f"{method} {route.path} is declared twice")
             seen.add((method, route.path_format))

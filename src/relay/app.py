@@ -1,0 +1,307 @@
+"""The composition root: builds everything once, refuses unsafe settings, seals the routes."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import FastAPI
+from sqlalchemy import select
+from starlette.types import ASGIApp
+
+from relay.audit.anonymous import AnonymousFailures
+from relay.audit.heads import HeadKeeper, head_signer
+from relay.audit.log import AuditLog
+from relay.audit.record import Recorder, event
+from relay.audit.verify import Verifier
+from relay.catalog import Catalog
+from relay.connectors import echo, email, http, webhook
+from relay.core.clock import DAY, HOUR, MICROSECONDS, now
+from relay.core.facts import RequestFacts
+from relay.core.ids import new_id
+from relay.core.principal import Principal
+from relay.crypto.api_key import KeyEnv
+from relay.crypto.envelope import Envelopes
+from relay.crypto.keys import check_value
+from relay.egress.http import HttpClient
+from relay.egress.mail import MaildirTransport, MailTransport
+from relay.egress.own import own_endpoints
+from relay.egress.policy import EgressPolicy
+from relay.egress.smtp import SmtpTransport
+from relay.gate.admit import Gate
+from relay.gate.attempts import Attempts
+from relay.gate.authenticate import Authenticate
+from relay.gate.perform import Performer
+from relay.gate.preview import Previews
+from relay.gate.sweep import Sweep
+from relay.identity.api_keys import ApiKeys
+from relay.identity.dev import dev_facts, dev_principal, dev_principal_for
+from relay.identity.operator import operator
+from relay.planning.local import LocalPlanner
+from relay.policy.scopes import ScopePolicy
+from relay.queue.local import LocalQueue
+from relay.runs.plans import Plans
+from relay.runs.service import Runs
+from relay.settings import Settings, SettingsError
+from relay.settings.keys import Keys, ensure_data_dir, ensure_keys
+from relay.settings.safety import refusals
+from relay.store import schema
+from relay.store.database import Database
+from relay.store.installation import Installation, ensure_installation
+from relay.store.lock import ServerLock
+from relay.store.retention import Purge
+from relay.store.tables import installation as installation_table
+from relay.store.target import Target, parse_target
+from relay.store.vault import Vault
+from relay.surface.application import build_application
+from relay.surface.declare import Routes
+from relay.web.api.actions import actions_routes
+from relay.web.api.ai import ai_routes
+from relay.web.api.audit import audit_routes
+from relay.web.api.keys import keys_routes
+from relay.web.api.system import docs_routes, system_routes
+
+_KEY_ENVS: Final[dict[str, KeyEnv]] = {"production": "live", "local": "local", "test": "test"}
+
+log = logging.getLogger("relay")
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Everything that stands on one open database; what commands need and the server builds upon."""
+
+    settings: Settings
+    target: Target
+    database: Database
+    installation: Installation
+    envelopes: Envelopes
+    vault: Vault
+    api_keys: ApiKeys
+    audit_log: AuditLog
+    verifier: Verifier
+    heads: HeadKeeper
+
+
+@asynccontextmanager
+async def open_house(settings: Settings) -> AsyncIterator[House]:
+    """Open the installation that the settings describe, creating and migrating what is not there yet.
+
+    :class:`SettingsError` for unsafe settings or missing or wrong keys; StoreUnavailable when the database does not
+    answer. Nothing is served and nothing runs by itself; that is :func:`open_server`'s.
+    """
+    if problems := refusals(settings):
+        raise SettingsError(problems)
+    ensure_data_dir(settings.data_dir)
+    target = _target(settings)
+    keys = ensure_keys(settings, database_has_data=schema.has_data(target))
+    if schema.upgrade(target):
+        log.info("the database schema is now at %s", schema.HEAD)
+    envelopes = Envelopes.of(keys.kek)
+    database = Database(target, Recorder(envelopes).finish)
+    await database.start()
+    try:
+        installation = await _prove_keys(database, keys)
+        standing = [dev_principal()] if settings.dev_auth_mode else []
+        api_keys = ApiKeys(database, envelopes, _KEY_ENVS[settings.env], standing=standing)
+        await api_keys.start()
+        signer = head_signer(keys.secret_key, installation.id)
+        heads = HeadKeeper(database, signer)
+        house = House(
+            settings=settings,
+            target=target,
+            database=database,
+            installation=installation,
+            envelopes=envelopes,
+            vault=Vault(envelopes, database.reader),
+            api_keys=api_keys,
+            audit_log=AuditLog(database.reader, envelopes),
+            verifier=Verifier(database, envelopes, signer),
+            heads=heads,
+        )
+        try:
+            yield house
+        finally:
+            await house.verifier.stop()
+            await api_keys.stop()
+    finally:
+        await database.stop()
+
+
+def _target(settings: Settings) -> Target:
+    url = settings.database_url
+    try:
+        return parse_target(url.get_secret_value() if url else None, settings.data_dir)
+    except ValueError as error:
+        raise SettingsError([str(error)]) from None
+
+
+async def _prove_keys(database: Database, keys: Keys) -> Installation:
+    """Compare the keys with the installation's check values, so that no process works with other ones."""
+    fresh = Installation(new_id("ins"), check_value(keys.secret_key), check_value(keys.kek))
+    stored = await database.writer.run(lambda tx: ensure_installation(tx, fresh, now()))
+    wrong = [
+        f"{name}: this is not the key that the database was set up with; give the old one"
+        for name, ours, theirs in (
+            ("SECRET_KEY", fresh.secret_key_check, stored.secret_key_check),
+            ("OAUTH_ENCRYPTION_KEY", fresh.kek_check, stored.kek_check),
+        )
+        if ours != theirs
+    ]
+    if wrong:
+        raise SettingsError(wrong)
+    return stored
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A gateway that may be served: ``asgi`` is sealed and stamped, ``first_key`` is set once in a database's life."""
+
+    house: House
+    asgi: ASGIApp
+    fastapi: FastAPI
+    performer: Performer
+    first_key: str | None
+    close_streams: Callable[[], None]
+
+
+@asynccontextmanager
+async def open_server(house: House, *, listen: tuple[str, int]) -> AsyncIterator[Server]:
+    """Build the gateway on an open house and run what runs by itself: sweeps, signed heads, plan runs, purges.
+
+    ``listen`` is the address that the server is bound to; egress keeps it closed.
+    :class:`~relay.store.lock.AlreadyRunning` when another server holds the SQLite database.
+    """
+    sole = house.target.kind == "sqlite"
+    lock = ServerLock(house.target.path) if house.target.path is not None else None
+    if lock is not None:
+        lock.acquire()
+    failures = AnonymousFailures(house.database.writer)
+    parts = _Parts(house, failures, listen)
+    try:
+        await parts.sweep.start(sole_process=sole)
+        await _note(house, "relay:server:started")
+        await house.heads.start()
+        await failures.start()
+        await parts.purge.start()
+        await parts.runs.start(sole_process=sole)
+        first_key = await house.api_keys.first_key(operator(), request_id=new_id("req"))
+        yield Server(house, parts.asgi, parts.fastapi, parts.performer, first_key, parts.runs.close_streams)
+    finally:
+        await parts.runs.stop(house.settings.shutdown_grace_seconds)
+        await parts.attempts.stop()
+        await parts.purge.stop()
+        await parts.sweep.stop()
+        await failures.stop()
+        await _note(house, "relay:server:stopped")
+        await house.heads.stop()
+        if lock is not None:
+            lock.release()
+
+
+async def _note(house: House, tag: str) -> None:
+    draft = event(tag, workspace_id="", principal=operator().id, request_id=new_id("req"), target=house.installation.id)
+    await house.database.writer.run(lambda tx: tx.record(draft), outcome=True)
+
+
+class _Parts:
+    """The server's objects, wired. Construction does no I/O."""
+
+    def __init__(self, house: House, failures: AnonymousFailures, listen: tuple[str, int]) -> None:
+        settings, database = house.settings, house.database
+        self.catalog = build_catalog(settings, listen)
+        self.attempts = Attempts(
+            database,
+            house.vault,
+            retention=settings.retention_days * DAY,
+            idempotency_ttl=settings.idempotency_ttl_hours * HOUR,
+        )
+        previews = Previews(database, house.vault, ttl=settings.preview_ttl_seconds * MICROSECONDS)
+        self.performer = Performer(self.catalog, ScopePolicy(), house.api_keys, self.attempts, previews)
+        self.sweep = Sweep(database)
+        self.purge = Purge(database.writer)
+        plans = Plans(
+            database, house.vault, self.performer, LocalPlanner(), ttl=settings.plan_ttl_seconds * MICROSECONDS
+        )
+        self.runs = Runs(
+            database,
+            house.vault,
+            self.performer,
+            house.api_keys,
+            plans,
+            LocalQueue(settings.run_concurrency),
+            retention=settings.retention_days * DAY,
+            idempotency_ttl=settings.idempotency_ttl_hours * HOUR,
+        )
+        self.gate = Gate(Authenticate(house.api_keys, failures, _anonymous(settings)))
+        self.fastapi, self.asgi = build_application(
+            self._routes(house, plans),
+            self.gate.admit,
+            body_limit=settings.body_limit_bytes,
+            body_seconds=settings.request_timeout_seconds,
+        )
+
+    def _routes(self, house: House, plans: Plans) -> list[Routes]:
+        settings = house.settings
+        groups = []
+        if settings.actions_enabled:
+            groups.append(actions_routes(self.performer, self.catalog))
+            groups.append(ai_routes(plans, self.runs, house.api_keys, streams=settings.streams_per_principal))
+        groups.append(keys_routes(house.api_keys))
+        groups.append(audit_routes(house.audit_log, house.verifier))
+        groups.append(
+            system_routes(
+                {"database": lambda: _database_answers(house), "writer": lambda: _writer_answers(house)},
+                contact=settings.security_contact,
+                policy_url=settings.security_policy_url,
+            )
+        )
+        groups.append(docs_routes(lambda: self.fastapi.openapi(), public=settings.env == "local"))
+        return groups
+
+
+def build_catalog(settings: Settings, listen: tuple[str, int]) -> Catalog:
+    """Return every action of this installation with the client that its connector uses."""
+    database, redis = settings.database_url, settings.redis_url
+    try:
+        own = own_endpoints(
+            listen=listen,
+            database_url=database.get_secret_value() if database else None,
+            redis_url=redis.get_secret_value() if redis else None,
+        )
+        egress = EgressPolicy(settings.egress_allow, own)
+    except ValueError as error:
+        raise SettingsError([f"EGRESS_ALLOW: {error}"]) from None
+    catalog = Catalog()
+    catalog.register(echo.connector, None)
+    catalog.register(email.connector, _mail(settings))
+    catalog.register(webhook.connector, HttpClient(egress, webhook.connector.hosts))
+    catalog.register(http.connector, HttpClient(egress, http.connector.hosts))
+    return catalog
+
+
+def _mail(settings: Settings) -> MailTransport:
+    if settings.smtp_url is None:
+        folder = settings.data_dir / "mail"
+        return MaildirTransport(folder, settings.smtp_from) if settings.smtp_from else MaildirTransport(folder)
+    ca_file = str(settings.smtp_ca_file) if settings.smtp_ca_file else None
+    try:
+        return SmtpTransport(settings.smtp_url.get_secret_value(), settings.smtp_from or "", ca_file=ca_file)
+    except ValueError as error:
+        raise SettingsError([f"SMTP_URL: {error}"]) from None
+
+
+def _anonymous(settings: Settings) -> Callable[[RequestFacts], Principal | None] | None:
+    if not settings.dev_auth_mode:
+        return None
+    return lambda facts: dev_principal_for(dev_facts(settings, facts))
+
+
+async def _database_answers(house: House) -> bool:
+    await house.database.reader.one(select(installation_table.c.id))
+    return True
+
+
+async def _writer_answers(house: House) -> bool:
+    await house.database.writer.run(lambda tx: None)
+    return True

@@ -1,0 +1,41 @@
+"""The command's groups. Each lives in a file of its own; what a command needs is imported when it runs."""
+
+from typing import Annotated
+
+import typer
+
+from relay import __version__
+from relay.cli import audit, db, demo, key, serve
+
+app = typer.Typer(
+    name="relay",
+    help="A gateway through which people and agents plan, preview, approve and execute actions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("demo")(demo.demo)
+app.add_typer(key.app, name="key")
+app.add_typer(audit.app, name="audit")
+app.add_typer(db.app, name="db")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"relay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def relay(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A gateway through which people and agents plan, preview, approve and execute actions."""
+
+
+def main() -> None:
+    """Run the command. Exit status: 0 done, 1 the answer is no, 2 wrong usage."""
+    app()

@@ -1,0 +1,78 @@
+"""Several server processes on one socket, and one that restarts when the code changes."""
+
+import multiprocessing
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final
+
+import relay
+from relay.cli.process import bind, run_one
+from relay.settings import load_settings
+
+_RESTART_SECONDS: Final = 1.0
+_SPAWN: Final = multiprocessing.get_context("spawn")
+
+
+def run_many(overrides: Mapping[str, str], listener: socket.socket, workers: int, grace: int) -> int:
+    """Run ``workers`` processes, replacing those that die, until told to stop; return the exit status.
+
+    A process that ends within its first second refused to start: then all stop with status 1.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    running = {_start(overrides, listener): time.monotonic() for _ in range(workers)}
+    status = 0
+    while not stopping.wait(0.2):
+        for process, since in list(running.items()):
+            if process.is_alive():
+                continue
+            del running[process]
+            if process.exitcode == 1 and time.monotonic() - since < 10 * _RESTART_SECONDS:
+                status = 1
+                stopping.set()
+                break
+            stopping.wait(_RESTART_SECONDS)
+            if not stopping.is_set():
+                running[_start(overrides, listener)] = time.monotonic()
+    _stop(list(running), grace)
+    return status
+
+
+def _start(overrides: Mapping[str, str], listener: socket.socket) -> BaseProcess:
+    process = _SPAWN.Process(target=_child, args=(dict(overrides), listener))
+    process.start()
+    return process
+
+
+def _child(overrides: dict[str, str], listener: socket.socket) -> None:
+    raise SystemExit(run_one(overrides, listener))
+
+
+def _stop(processes: list[BaseProcess], grace: int) -> None:
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + grace + 5
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+
+
+def run_reloading(overrides: Mapping[str, str]) -> None:
+    """Serve, starting anew whenever a file of the package changes."""
+    import watchfiles
+
+    watchfiles.run_process(
+        Path(relay.__file__).parent, target=_reloaded, args=(dict(overrides),), watch_filter=watchfiles.PythonFilter()
+    )
+
+
+def _reloaded(overrides: dict[str, str]) -> None:
+    settings = load_settings(overrides=overrides)
+    raise SystemExit(run_one(overrides, bind(settings.host, settings.port)))

@@ -1,0 +1,1 @@
+"""The only user of ``hmac``, ``hashlib`` and ``cryptography``: digests, key derivation, envelopes, signatures."""

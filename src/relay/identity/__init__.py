@@ -1,0 +1,1 @@
+"""Who is calling: API keys, the credential in a request, and the principals that need none."""

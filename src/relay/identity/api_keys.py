@@ -1,0 +1,93 @@
+"""API keys as the rest of Relay knows them: who holds one, and everything that can be done to one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from relay.core.principal import Principal
+from relay.crypto.api_key import KeyEnv
+from relay.crypto.envelope import Envelopes
+from relay.identity.authenticate import Authenticator
+from relay.identity.issue import Issuer
+from relay.identity.last_use import LastUse
+from relay.identity.peppers import Peppers
+from relay.identity.rules import invalid, is_key_id
+from relay.store.api_keys import ApiKeyRecord, list_keys, list_keys_of_every_workspace
+from relay.store.database import Database
+
+MAX_PAGE: Final = 200
+DEFAULT_PAGE: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPage:
+    """Keys, newest first; ``next_cursor`` leads to older ones and is None at the end."""
+
+    items: tuple[ApiKeyRecord, ...]
+    next_cursor: str | None
+
+
+class ApiKeys:
+    """The keys of one database.
+
+    ``env`` appears in the keys that are made here, for people and scanners; a key opens whatever database it was made
+    in, whatever its name says.
+    ``standing`` are the principals that need no credential here (the person ``dev``, where that mode is on), so that
+    their runs go on. :class:`~relay.store.writer.StoreUnavailable` from any method when the database does not answer.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        envelopes: Envelopes,
+        env: KeyEnv,
+        *,
+        standing: Iterable[Principal] = (),
+    ) -> None:
+        self._database = database
+        self._peppers = Peppers(database, envelopes)
+        self._last_use = LastUse(database.writer)
+        self._issuer = Issuer(database, self._peppers, env)
+        self._authenticator = Authenticator(database, self._peppers, self._last_use, standing)
+        self.authenticate: Final = self._authenticator.authenticate
+        self.reload: Final = self._authenticator.reload
+        self.create: Final = self._issuer.create
+        self.first_key: Final = self._issuer.first_key
+        self.rotate: Final = self._issuer.rotate
+        self.revoke: Final = self._issuer.revoke
+
+    async def start(self) -> None:
+        """Read the peppers, making the first one if there is none, and begin to note the last use of keys.
+
+        For a server, after the database has been started. A command that runs once need not call it.
+        """
+        await self._peppers.refresh()
+        self._last_use.start()
+
+    async def stop(self) -> None:
+        """Write the last uses that are still in memory. To be called before the database is stopped."""
+        await self._last_use.stop()
+
+    async def list(self, workspace: str, *, cursor: str | None = None, limit: int = DEFAULT_PAGE) -> KeyPage:
+        """Return a page of the workspace's keys, ended ones included. ``limit`` is 1 to 200."""
+        _require_page(cursor, limit)
+        found = await list_keys(self._database.reader, workspace, cursor, limit + 1)
+        return _page(found, limit)
+
+    async def list_everywhere(self, *, cursor: str | None = None, limit: int = DEFAULT_PAGE) -> KeyPage:
+        """As :meth:`list`, across workspaces. For the operator's command line alone."""
+        _require_page(cursor, limit)
+        found = await list_keys_of_every_workspace(self._database.reader, cursor, limit + 1)
+        return _page(found, limit)
+
+
+def _require_page(cursor: str | None, limit: int) -> None:
+    if not 1 <= limit <= MAX_PAGE:
+        raise invalid("/limit", f"From 1 to {MAX_PAGE}.")
+    if cursor is not None and not is_key_id(cursor):
+        raise invalid("/cursor", "Not a cursor that an earlier page gave.")
+
+
+def _page(found: list[ApiKeyRecord], limit: int) -> KeyPage:
+    items = tuple(found[:limit])
+    return KeyPage(items, items[-1].id if len(found) > limit else None)

@@ -1,0 +1,104 @@
+"""From the text of a key to a principal: parse, hash, look up, each only if the one before allows it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from relay.core.clock import now
+from relay.core.principal import Principal
+from relay.crypto.api_key import parse_api_key
+from relay.identity.cache import GenerationCache
+from relay.identity.last_use import LastUse
+from relay.identity.peppers import Peppers
+from relay.store.api_keys import ApiKeyRecord, find_by_hash, find_by_id
+from relay.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class _Living:
+    principal: Principal
+    expires_at: int
+
+
+class Authenticator:
+    """Answers who holds a key, and whether a credential is still alive.
+
+    What has been found is kept in memory, by hash and by id, as long as the database's generation stands still; an
+    expiry is checked at each use all the same. While the generation is unknown every answer comes from the database.
+    """
+
+    def __init__(self, database: Database, peppers: Peppers, last_use: LastUse, standing: Iterable[Principal]) -> None:
+        self._database = database
+        self._peppers = peppers
+        self._noted = last_use
+        self._standing = {principal.credential_id: principal for principal in standing}
+        self._by_hash: GenerationCache[_Living] = GenerationCache(database.generation)
+        self._by_id: GenerationCache[_Living] = GenerationCache(database.generation)
+
+    async def authenticate(self, key_text: str) -> Principal | None:
+        """Return the principal of a live key, None for any other text; which of the reasons it was is never said.
+
+        A text that is no well-formed key never reaches the database.
+        :class:`~relay.store.writer.StoreUnavailable` when the database is needed and does not answer.
+        """
+        moment = now()
+        key_hash = self._peppers.newest_hash(key_text)
+        living = self._by_hash.get(key_hash)
+        if living is not None:
+            return self._used(living, moment)
+        if parse_api_key(key_text) is None:
+            return None
+        found = await self._look_up(key_text)
+        return None if found is None else self._used(found, moment)
+
+    async def reload(self, credential_id: str) -> Principal | None:
+        """Return the principal of a credential if it is still alive, None when it is revoked, expired or unknown.
+
+        Principals that need no credential are alive where they were allowed at start, and nowhere else.
+        """
+        standing = self._standing.get(credential_id)
+        if standing is not None:
+            return standing
+        living = self._by_id.get(credential_id)
+        if living is None:
+            generation = self._database.generation.current()
+            living = _living(await find_by_id(self._database.reader, credential_id))
+            if living is not None:
+                self._by_id.put(credential_id, living, generation)
+        return living.principal if living is not None and now() < living.expires_at else None
+
+    async def _look_up(self, key_text: str) -> _Living | None:
+        # Read before the row is: a revocation in between moves it on, and the entry is not kept.
+        generation = self._database.generation.current()
+        await self._peppers.refresh()
+        hashes = self._peppers.hashes(key_text)
+        living = _living(await find_by_hash(self._database.reader, hashes))
+        if living is not None:
+            # Under the newest pepper's hash, whichever pepper it was found by: that one is tried first.
+            self._by_hash.put(hashes[0], living, generation)
+        return living
+
+    def _used(self, living: _Living, moment: int) -> Principal | None:
+        if moment >= living.expires_at:
+            return None
+        principal = living.principal
+        self._noted.noted[principal.credential_id] = moment
+        return principal
+
+
+def _living(record: ApiKeyRecord | None) -> _Living | None:
+    if record is None or not record.lives(now()):
+        return None
+    return _Living(principal_of(record), record.expires_at)
+
+
+def principal_of(record: ApiKeyRecord) -> Principal:
+    """Return the principal that a key stands for; whether the key is alive is not looked at."""
+    return Principal(
+        id=record.id,
+        kind=record.kind,
+        workspace_id=record.workspace_id,
+        scopes=frozenset(record.scopes),
+        credential_id=record.id,
+        made_by=record.made_by,
+        auth_method="api_key",
+    )

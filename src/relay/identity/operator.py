@@ -1,0 +1,18 @@
+"""The operator: whoever may run the ``relay`` command on the data folder or the database."""
+
+from relay.core.principal import SCOPES, Principal
+
+OPERATOR_ID = "operator"
+
+
+def operator() -> Principal:
+    """Return the principal that the command line acts as: a person who belongs to no workspace and may make any key."""
+    return Principal(
+        id=OPERATOR_ID,
+        kind="person",
+        workspace_id="",
+        scopes=frozenset(SCOPES),
+        credential_id=OPERATOR_ID,
+        made_by=(),
+        auth_method="operator",
+    )

@@ -1,0 +1,131 @@
+"""What a key may be: who may make it, with which scopes, for how long. Pure, and the same for every door."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from relay.core.principal import BUNDLES, SCOPES, KeyKind, Principal, Scope, expand_scopes
+from relay.core.problem import Conflict, Denied, InsufficientScope, Invalid, NotFound
+from relay.store.api_keys import ApiKeyRecord
+from relay.store.workspaces import is_workspace_id
+
+DEFAULT_DAYS: Final = 90
+MAX_DAYS: Final = 365
+DEFAULT_OVERLAP_HOURS: Final = 24
+MAX_OVERLAP_HOURS: Final = 30 * 24
+MAX_NAME: Final = 100
+MAX_SCOPE_NAMES: Final = 32
+MAX_MAKERS: Final = 100
+
+_KEY_ID: Final = re.compile(r"key_[0-9a-f]{32}")
+
+
+def is_key_id(text: str) -> bool:
+    """Say whether ``text`` can be the id of a key; what cannot be need not trouble the database."""
+    return _KEY_ID.fullmatch(text) is not None
+
+
+def checked_scopes(names: Iterable[str]) -> tuple[Scope, ...]:
+    """Return the scopes that scope and bundle names stand for; 422 for an unknown one and for none at all.
+
+    A key without scopes would open nothing, and a default would grant what nobody asked for: so they must be named.
+    """
+    asked = list(names)
+    known = f"Scopes: {', '.join(SCOPES)}. Bundles: {', '.join(BUNDLES)}."
+    if not asked:
+        raise invalid("/scopes", f"A key has the scopes that it is given, and this one was given none. {known}")
+    if len(asked) > MAX_SCOPE_NAMES:
+        raise invalid("/scopes", f"At most {MAX_SCOPE_NAMES} names.")
+    for position, name in enumerate(asked):
+        if name not in SCOPES and name not in BUNDLES:
+            raise invalid(f"/scopes/{position}", f"There is no such scope. {known}")
+    return expand_scopes(asked)
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a key; 422 beyond 100 characters or with any that a terminal would obey instead of show."""
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise invalid("/name", f"At most {MAX_NAME} printable characters.")
+    return name
+
+
+def checked_days(days: int) -> int:
+    """Return a lifetime in days; 422 outside 1 to 365."""
+    if not 1 <= days <= MAX_DAYS:
+        raise invalid("/expires_days", f"From 1 to {MAX_DAYS} days.")
+    return days
+
+
+def checked_overlap(hours: int) -> int:
+    """Return for how many hours a rotated key lives on; 422 outside 0 to 720."""
+    if not 0 <= hours <= MAX_OVERLAP_HOURS:
+        raise invalid("/overlap_hours", f"From 0 to {MAX_OVERLAP_HOURS} hours.")
+    return hours
+
+
+def require_may_make(maker: Principal, workspace_id: str, kind: KeyKind, scopes: Iterable[str]) -> None:
+    """Refuse a key in another workspace (404), with scopes beyond the maker's (403), or a person's by an agent (403).
+
+    The operator may make any key in any workspace whose id is one (422).
+    """
+    if not is_workspace_id(workspace_id):
+        raise invalid("/workspace", "1 to 63 lower-case letters, digits and hyphens, no hyphen first.")
+    if maker.auth_method == "operator":
+        return
+    if workspace_id != maker.workspace_id:
+        raise NotFound("There is no such workspace.")
+    if kind == "person" and maker.kind != "person":
+        raise Denied("Only a person can make a key of kind person.")
+    _require_held(maker, scopes)
+
+
+def require_may_rotate(actor: Principal, key: ApiKeyRecord, now: int) -> None:
+    """Refuse to rotate a key that has ended or has a successor (409), or whose successor ``actor`` could not make."""
+    require_may_end(actor, key)
+    if actor.auth_method != "operator":
+        # Whoever rotates a key learns its successor: with scopes beyond the actor's own that would be a promotion.
+        _require_held(actor, key.scopes)
+    if key.successor_id is not None:
+        raise Conflict("This key has been rotated before; rotate its successor.", successor_id=key.successor_id)
+    if not key.lives(now):
+        raise Conflict("This key has been revoked or has expired; make a new one.")
+
+
+def require_may_end(actor: Principal, key: ApiKeyRecord) -> None:
+    """Refuse an agent that would take a person's key away: nobody would be left to stop it (403)."""
+    if key.kind == "person" and actor.kind != "person":
+        raise Denied("Only a person can rotate or revoke a key of kind person.")
+
+
+def makers_of_new(maker: Principal) -> tuple[str, ...]:
+    """Return the makers of a key that ``maker`` makes, nearest last."""
+    return _bounded((*maker.made_by, maker.credential_id))
+
+
+def makers_of_successor(key: ApiKeyRecord, actor: Principal) -> tuple[str, ...]:
+    """Return the makers of the key that follows ``key``: those of ``key``, ``key`` itself, and whoever rotated it.
+
+    For all of them may know both keys, and what one of the two asks for the other must not approve.
+    """
+    return _bounded((*key.made_by, key.id, *actor.made_by, actor.credential_id))
+
+
+def _bounded(makers: tuple[str, ...]) -> tuple[str, ...]:
+    distinct = tuple(dict.fromkeys(makers))
+    if len(distinct) > MAX_MAKERS:
+        raise Conflict(
+            f"This key would descend from more than {MAX_MAKERS} others; let its first maker make a new one."
+        )
+    return distinct
+
+
+def _require_held(principal: Principal, scopes: Iterable[str]) -> None:
+    wanted = frozenset(scopes)
+    missing = principal.missing(wanted)
+    if missing:
+        raise InsufficientScope(missing, wanted)
+
+
+def invalid(pointer: str, message: str) -> Invalid:
+    """Return the 422 for one place of a request."""
+    return Invalid(message, errors=[{"pointer": pointer, "message": message}])

@@ -1,0 +1,148 @@
+"""Plans: from a prompt to steps that the gate has considered, kept until somebody executes them, once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from pydantic_core import from_json as load
+from pydantic_core import to_json
+
+from relay.audit.record import event
+from relay.catalog import ActionSpec
+from relay.core.clock import now
+from relay.core.ids import new_id
+from relay.core.plan import Proposal
+from relay.core.principal import Principal
+from relay.core.problem import Gone, Internal, Invalid, NotFound
+from relay.crypto.digest import equal
+from relay.gate.perform import Performer
+from relay.runs.steps import ConsideredStep, RunStep, StepDraft, arrange, as_json, consider, from_json, plan_digest
+from relay.store.database import Database
+from relay.store.plans import PlanRepository, PlanRow
+from relay.store.vault import Vault
+from relay.store.writer import Tx
+
+_PURPOSE: Final = "plan"
+_NOT_VALID: Final = "The planner proposed steps that are not valid, so none are offered. Say it in other words."
+
+
+class Planner(Protocol):
+    """What plans need of a planner; ``relay.planning`` has them."""
+
+    async def propose(self, prompt: str, context: dict[str, Any] | None, actions: Sequence[ActionSpec]) -> Proposal:
+        """Return a proposal made of ``actions`` alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A stored plan as its maker sees it. ``steps`` is empty when the planner would not guess."""
+
+    id: str
+    proposal: Proposal
+    steps: Sequence[ConsideredStep]
+    digest: str
+    expires_at: int
+
+
+class Plans:
+    """Makes plans and opens them for execution. ``ttl`` is in microseconds."""
+
+    def __init__(self, database: Database, vault: Vault, gate: Performer, planner: Planner, *, ttl: int) -> None:
+        self._database = database
+        self._vault = vault
+        self._gate = gate
+        self._planner = planner
+        self._ttl = ttl
+
+    async def make(self, principal: Principal, prompt: str, context: dict[str, Any] | None, request_id: str) -> Plan:
+        """Ask the planner, consider every step it proposes, and store the plan for this principal.
+
+        Nothing is executed. A proposal with a step that is not valid becomes a plan without steps, since half of
+        what was asked for is not what was asked for.
+        """
+        proposal = await self._planner.propose(prompt, context, self._gate.visible(principal))
+        try:
+            considered = await self._considered(principal, proposal)
+        except Invalid:
+            proposal = Proposal(proposal.intent, (), 0.0, _NOT_VALID, proposal.planner)
+            considered = []
+        plan_id, at, nonce = new_id("pln"), now(), new_id("nce")
+        steps = [found.step for found in considered]
+        digest = plan_digest(principal.workspace_id, principal.id, nonce, steps)
+        row = PlanRow(
+            id=plan_id,
+            workspace_id=principal.workspace_id,
+            principal_id=principal.id,
+            planner=proposal.planner,
+            digest=digest,
+            created_at=at,
+            expires_at=at + self._ttl,
+        )
+        await self._store(row, nonce, steps, request_id)
+        return Plan(plan_id, proposal, considered, digest, row.expires_at)
+
+    async def _considered(self, principal: Principal, proposal: Proposal) -> list[ConsideredStep]:
+        if not proposal.steps:
+            return []
+        drafts = [StepDraft(step.action, step.params, step.id, step.depends_on) for step in proposal.steps]
+        return await consider(self._gate, principal, arrange(drafts))
+
+    async def _store(self, row: PlanRow, nonce: str, steps: Sequence[RunStep], request_id: str) -> None:
+        sealed = self._vault.seal(
+            to_json({"nonce": nonce, "steps": [as_json(step) for step in steps]}),
+            workspace=row.workspace_id,
+            purpose=_PURPOSE,
+            record_id=row.id,
+            expires_at=row.expires_at,
+        )
+        draft = event(
+            "gate:plan:made",
+            workspace_id=row.workspace_id,
+            principal=row.principal_id,
+            request_id=request_id,
+            target=row.id,
+            digest=row.digest,
+        )
+        plans = PlanRepository(row.workspace_id, row.principal_id)
+
+        def unit(tx: Tx) -> None:
+            plans.insert(tx, row)
+            self._vault.put(tx, sealed)
+            tx.record(draft)
+
+        await self._database.writer.run(unit)
+
+    async def open(self, principal: Principal, plan_id: str) -> tuple[RunStep, ...]:
+        """Return the steps of a plan that may be executed now.
+
+        404 when there is no such plan of this principal, 410 when it has expired or was executed, 422 when it has no
+        steps.
+        """
+        row = await PlanRepository(principal.workspace_id, principal.id).find(self._database.reader, plan_id)
+        require_usable(row, now())
+        assert row is not None
+        sealed = await self._vault.open(workspace=row.workspace_id, purpose=_PURPOSE, record_id=row.id)
+        if sealed is None:
+            raise _spent()
+        content = load(sealed)
+        steps = tuple(from_json(step) for step in content["steps"])
+        digest = plan_digest(row.workspace_id, row.principal_id, content["nonce"], steps)
+        if not equal(digest.encode(), row.digest.encode()):
+            raise Internal("The stored plan does not match its digest.")
+        if not steps:
+            message = "This plan has no steps; its explanation says why."
+            raise Invalid(message, errors=[{"pointer": "/plan_id", "message": message}])
+        return steps
+
+
+def require_usable(row: PlanRow | None, at: int) -> None:
+    """Refuse a plan that is not there (404), or that has expired or was executed (410)."""
+    if row is None:
+        raise NotFound("There is no such plan of yours.")
+    if row.used_at is not None or row.expires_at <= at:
+        raise _spent()
+
+
+def _spent() -> Gone:
+    return Gone("This plan has expired or was executed; make a new one.")

@@ -1,0 +1,165 @@
+"""Steps before they run: putting them in order, checking them against the catalogue, and their common digest."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from relay.catalog import ActionSpec
+from relay.core.action import Decision
+from relay.core.canonical import NotCanonical, canonical_json
+from relay.core.principal import Principal
+from relay.core.problem import Invalid
+from relay.crypto.digest import sha256_hex
+from relay.gate.perform import Performer
+from relay.runs.references import BadReference, Path, Reference, find_references
+from relay.runs.stand_ins import stand_in
+
+MAX_STEPS: Final = 20
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class StepDraft:
+    """A step as somebody asks for it. Without an id it goes by its place: ``s1``, ``s2``, …"""
+
+    action: str
+    params: dict[str, Any]
+    id: str | None = None
+    depends_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """A step with its place in the order fixed. ``depends_on`` names every earlier step that it refers to, too."""
+
+    id: str
+    action: str
+    params: dict[str, Any]
+    depends_on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsideredStep:
+    """A step that the gate has validated and decided, with its parameters as they may be shown."""
+
+    step: RunStep
+    spec: ActionSpec
+    decision: Decision
+    shown: dict[str, Any]
+    summary: str
+
+
+def arrange(drafts: Sequence[StepDraft]) -> tuple[RunStep, ...]:
+    """Return the steps in their order, or 422 with pointers below ``/steps``.
+
+    There are 1 to :data:`MAX_STEPS`, their ids are distinct, and each depends on and refers to earlier ones only.
+    """
+    if not 1 <= len(drafts) <= MAX_STEPS:
+        raise _wrong("/steps", f"A run has 1 to {MAX_STEPS} steps.")
+    steps: list[RunStep] = []
+    earlier: set[str] = set()
+    for place, draft in enumerate(drafts):
+        step = _arranged(draft, f"s{place + 1}", f"/steps/{place}", earlier)
+        earlier.add(step.id)
+        steps.append(step)
+    return tuple(steps)
+
+
+def _arranged(draft: StepDraft, default_id: str, pointer: str, earlier: set[str]) -> RunStep:
+    step_id = default_id if draft.id is None else draft.id
+    if not _ID.fullmatch(step_id):
+        raise _wrong(pointer + "/id", "A step's id has 1 to 64 letters, digits, hyphens or underscores.")
+    if step_id in earlier:
+        raise _wrong(pointer + "/id", f"Another step is called {step_id}.")
+    _require_canonical(draft.params, pointer)
+    references = _references(draft.params, pointer)
+    for place, name in enumerate(draft.depends_on):
+        if name not in earlier:
+            raise _wrong(f"{pointer}/depends_on/{place}", "A step depends on earlier steps only.")
+    for reference in references:
+        if reference.step_id not in earlier:
+            where = BadReference(reference.path, "").place
+            raise _wrong(f"{pointer}/params{where}", "A step refers to the results of earlier steps only.")
+    names = dict.fromkeys([*draft.depends_on, *(reference.step_id for reference in references)])
+    return RunStep(step_id, draft.action, draft.params, tuple(names))
+
+
+def _require_canonical(params: dict[str, Any], pointer: str) -> None:
+    try:
+        canonical_json(params)
+    except NotCanonical:
+        message = "The parameters have no canonical form: a number beyond ±(2^53−1) or text that is not Unicode."
+        raise _wrong(pointer + "/params", message) from None
+
+
+def _references(params: dict[str, Any], pointer: str) -> tuple[Reference, ...]:
+    try:
+        return find_references(params)
+    except BadReference as error:
+        raise _wrong(f"{pointer}/params{error.place}", str(error)) from None
+
+
+async def consider(gate: Performer, principal: Principal, steps: Iterable[RunStep]) -> list[ConsideredStep]:
+    """Validate and decide every step without writing anything, or 422 with pointers below ``/steps``.
+
+    A step with references is considered with stand-ins for them (see ``stand_ins``): its decision is a forecast,
+    and its summary is the action's own. The gate decides again, on the real values, when its turn comes.
+    """
+    known = {spec.name: spec for spec in gate.visible(principal)}
+    return [await _considered(gate, principal, step, f"/steps/{place}", known) for place, step in enumerate(steps)]
+
+
+async def _considered(
+    gate: Performer, principal: Principal, step: RunStep, pointer: str, known: dict[str, ActionSpec]
+) -> ConsideredStep:
+    references = find_references(step.params)
+    params, spec = step.params, known.get(step.action)
+    if references and spec is not None:
+        params = stand_in(params, references, spec.params, pointer + "/params")
+    considered = await gate.consider(principal, step.action, params, pointer)
+    shown = considered.spec.redact(considered.step.params)
+    for reference in references:
+        _put(shown, reference.path, _member(step.params, reference.path))
+    summary = considered.spec.summary if references else considered.rendering.summary
+    return ConsideredStep(step, considered.spec, considered.decision, shown, summary)
+
+
+def _member(value: Any, path: Path) -> Any:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _put(value: Any, path: Path, member: Any) -> None:
+    """Put ``member`` where ``path`` leads, unless the redaction has taken that place away."""
+    try:
+        _member(value, path)
+        _member(value, path[:-1])[path[-1]] = member
+    except (KeyError, IndexError, TypeError):
+        return
+
+
+def plan_digest(workspace_id: str, principal_id: str, nonce: str, steps: Iterable[RunStep]) -> str:
+    """Return SHA-256 over the canonical JSON (RFC 8785) of workspace, principal, nonce and steps, in hex."""
+    form = {
+        "workspace": workspace_id,
+        "principal": principal_id,
+        "nonce": nonce,
+        "steps": [as_json(step) for step in steps],
+    }
+    return sha256_hex(canonical_json(form))
+
+
+def as_json(step: RunStep) -> dict[str, Any]:
+    """Return a step as plain JSON, the form in which it is sealed."""
+    return {"id": step.id, "action": step.action, "params": step.params, "depends_on": list(step.depends_on)}
+
+
+def from_json(value: dict[str, Any]) -> RunStep:
+    """Return the step that :func:`as_json` gave."""
+    return RunStep(value["id"], value["action"], value["params"], tuple(value["depends_on"]))
+
+
+def _wrong(pointer: str, message: str) -> Invalid:
+    return Invalid(message, errors=[{"pointer": pointer, "message": message}])

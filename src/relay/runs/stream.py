@@ -1,0 +1,157 @@
+"""Watching a run: its events as they are written, by this process or another one.
+
+The form is that of server-sent events (WHATWG HTML, 9.2): ``id`` is the event's number within the run, so that a
+watcher that comes back with the last one it saw misses nothing and sees nothing twice.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from typing import Final
+from weakref import WeakSet
+
+from pydantic_core import to_json
+
+from relay.core.clock import iso
+from relay.core.principal import Principal
+from relay.core.problem import TooManyStreams, Unavailable
+from relay.gate.authenticate import Credentials
+from relay.runs.changes import Changes
+from relay.runs.machine import FINISHED
+from relay.store.database import Database
+from relay.store.runs import RunEvent, RunRepository
+from relay.store.writer import StoreUnavailable
+
+POLL_SECONDS: Final = 0.4
+CREDENTIAL_SECONDS: Final = 1.0
+HEARTBEAT_SECONDS: Final = 15.0
+RETRY_SECONDS: Final = 5
+_BATCH: Final = 200
+_MAX_SEQ: Final = 2**53
+
+
+class Stream:
+    """One open stream. It counts against its principal until :meth:`close`, or until nobody holds it any more."""
+
+    def __init__(self, streams: "Streams", principal: Principal, run_id: str, after: int) -> None:
+        self._streams = streams
+        self._principal = principal
+        self._run_id = run_id
+        self._after = after
+
+    def close(self) -> None:
+        """Give the principal's place back; harmless when it was given back before."""
+        self._streams.closed(self, self._principal)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the stream's bytes until the run has ended, the credential has died or the server stops.
+
+        The credential is looked at each second. While the database is away nothing can be said about either, and the
+        stream ends; its watcher comes back by itself.
+        """
+        yield b"retry: %d\n\n" % (RETRY_SECONDS * 1000)
+        with self._streams.changes.watch(self._run_id) as woken:
+            checked, beaten = -CREDENTIAL_SECONDS, time.monotonic()
+            while True:
+                woken.clear()
+                moment = time.monotonic()
+                if (reason := await self._reason_to_end(moment - checked >= CREDENTIAL_SECONDS)) is not None:
+                    yield _block("end", {"reason": reason})
+                    return
+                if moment - checked >= CREDENTIAL_SECONDS:
+                    checked = moment
+                for event in await self._new_events():
+                    beaten = moment
+                    yield _block(event.kind, _shown(event), event.seq)
+                    if event.kind == "run" and event.status in FINISHED:
+                        return
+                if moment - beaten >= HEARTBEAT_SECONDS:
+                    beaten = moment
+                    yield b": still here\n\n"
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await woken.wait()
+
+    async def _reason_to_end(self, look: bool) -> str | None:
+        if self._streams.closing.is_set():
+            return "shutdown"
+        if not look:
+            return None
+        try:
+            alive = await self._streams.credentials.reload(self._principal.credential_id)
+        except (StoreUnavailable, Unavailable):
+            return "unavailable"
+        return None if alive is not None else "credential_revoked"
+
+    async def _new_events(self) -> list[RunEvent]:
+        rows = RunRepository(self._principal.workspace_id)
+        try:
+            events = await rows.events_after(self._streams.reader, self._run_id, self._after, _BATCH)
+        except StoreUnavailable:  # the look at the credential, or the next poll, says more
+            return []
+        if events:
+            self._after = events[-1].seq
+        return events
+
+
+class Streams:
+    """Opens streams, at most ``limit`` at once for each principal in this process."""
+
+    def __init__(
+        self, database: Database, credentials: Credentials, changes: Changes, closing: asyncio.Event, limit: int
+    ) -> None:
+        self.reader: Final = database.reader
+        self.credentials: Final = credentials
+        self.changes: Final = changes
+        self.closing: Final = closing
+        self._limit = limit
+        # Weak, so that a stream whose answer was never sent cannot keep its place for ever.
+        self._open: defaultdict[tuple[str, str], WeakSet[Stream]] = defaultdict(WeakSet)
+
+    async def over(self, principal: Principal, run_id: str, after: int) -> bool:
+        """Say whether the run has ended and a watcher that saw event number ``after`` has seen all of it."""
+        rows = RunRepository(principal.workspace_id)
+        run = await rows.find(self.reader, run_id)
+        if run is None or run.status not in FINISHED:
+            return False
+        return not await rows.events_after(self.reader, run_id, after, 1)
+
+    def open(self, principal: Principal, run_id: str, after: int) -> Stream:
+        """Return a stream of a run's events after number ``after``; 429 when the principal has too many open."""
+        place = (principal.workspace_id, principal.id)
+        if len(self._open[place]) >= self._limit:
+            raise TooManyStreams(
+                f"A key may hold {self._limit} streams open; close one.",
+                headers={"Retry-After": str(RETRY_SECONDS)},
+                retry_after=RETRY_SECONDS,
+            )
+        stream = Stream(self, principal, run_id, after)
+        self._open[place].add(stream)
+        return stream
+
+    def closed(self, stream: Stream, principal: Principal) -> None:
+        """Forget a stream."""
+        place = (principal.workspace_id, principal.id)
+        self._open[place].discard(stream)
+        if not self._open[place]:
+            del self._open[place]
+
+
+def sequence_of(last_event_id: str | None) -> int:
+    """Return the number that a ``Last-Event-ID`` names, 0 (from the start) for what is not one of Relay's."""
+    text = last_event_id or ""
+    if text.isascii() and text.isdigit() and len(text) <= 16:
+        return min(int(text), _MAX_SEQ)
+    return 0
+
+
+def _shown(event: RunEvent) -> dict[str, str]:
+    shown = {"run_id": event.run_id, "status": event.status, "at": iso(event.occurred_at)}
+    return {**shown, "step_id": event.step_id} if event.step_id else shown
+
+
+def _block(kind: str, data: dict[str, str], seq: int | None = None) -> bytes:
+    head = b"" if seq is None else b"id: %d\n" % seq
+    return head + b"event: " + kind.encode() + b"\ndata: " + to_json(data) + b"\n\n"

@@ -1,0 +1,190 @@
+"""Working through one run, step by step, while its lease is held."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, TypeVar
+
+from pydantic_core import from_json as load
+
+from relay.core.principal import Principal
+from relay.core.problem import Problem, Unauthenticated, Unavailable
+from relay.gate.ask import Ask, AttemptState
+from relay.gate.authenticate import Credentials
+from relay.gate.perform import Performer
+from relay.runs.journal import Claim, Journal
+from relay.runs.machine import StepEnd, end_of_attempt, end_of_refusal, next_step
+from relay.runs.references import BadReference, find_references, resolve
+from relay.runs.steps import RunStep, from_json
+from relay.store.database import Database
+from relay.store.runs import RunRepository
+from relay.store.vault import Vault
+from relay.store.writer import StoreUnavailable
+
+T = TypeVar("T")
+
+PURPOSE: Final = "run"
+CLIENT: Final = "run"
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 5.0
+_BUSY: Final = 429
+_REVOKED: Final = StepEnd(
+    "failed", None, ("credential_revoked", "The API key that started this run is not valid any more.")
+)
+_ERASED: Final = StepEnd("failed", None, ("inputs_erased", "The inputs of this run were erased after their retention."))
+
+log = logging.getLogger("relay.runs")
+
+
+class Interrupted(Exception):
+    """The process stops: leave the run where it is, for whoever comes next."""
+
+
+class Hold(Protocol):
+    """What the work asks of whoever holds the lease for it."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait; :class:`Interrupted` when the process stops, ``LeaseLost`` when the lease is gone."""
+        ...
+
+    def ensure(self) -> None:
+        """Return while the lease is held and the process goes on; raise as above otherwise."""
+        ...
+
+
+class Work:
+    """One run being worked on. Nothing in here runs an action: every step is the gate's to perform."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        gate: Performer,
+        credentials: Credentials,
+        journal: Journal,
+        claim: Claim,
+        hold: Hold,
+    ) -> None:
+        self._database = database
+        self._vault = vault
+        self._gate = gate
+        self._credentials = credentials
+        self._journal = journal
+        self._claim = claim
+        self._hold = hold
+        self._runs = RunRepository(claim.run.workspace_id)
+        self._attempts = {step.step_id: step.attempt_id for step in claim.steps if step.status == "succeeded"}
+        self._results: dict[str, Any] = {}
+
+    async def go(self) -> None:
+        """Continue at the first step that has not ended, up to the run's end.
+
+        :class:`~relay.runs.journal.LeaseLost` or :class:`Interrupted` when it stops before that; the run is then as it was after the
+        last transition that was written.
+        """
+        inputs = await self._insist(self._inputs)
+        first = next_step([step.status for step in self._claim.steps])
+        for place in range(len(self._claim.steps) if first is None else first, len(self._claim.steps)):
+            begun_before = self._claim.steps[place].status == "running"
+            self._hold.ensure()
+            if not await self._insist(lambda place=place: self._journal.begin_step(self._claim, place)):  # type: ignore[misc]
+                return
+            end = await self._step(None if inputs is None else inputs[place], begun_before)
+            if not await self._insist(lambda place=place, end=end: self._journal.end_step(self._claim, place, end)):  # type: ignore[misc]
+                return
+
+    async def _inputs(self) -> list[RunStep] | None:
+        run = self._claim.run
+        sealed = await self._vault.open(workspace=run.workspace_id, purpose=PURPOSE, record_id=run.id)
+        return None if sealed is None else [from_json(step) for step in load(sealed)["steps"]]
+
+    async def _step(self, step: RunStep | None, begun_before: bool) -> StepEnd:
+        if step is None:
+            return _ERASED
+        if begun_before and (end := await self._insist(lambda: self._end_of_existing(step.id))) is not None:
+            # Whoever worked on this before may have got this far: that attempt counts, whatever has changed since.
+            return end
+        try:
+            params = resolve(step.params, await self._insist(lambda: self._results_for(step)))
+        except BadReference as error:
+            return StepEnd("failed", None, ("bad_reference", f"params{error.place}: {error}"))
+        return await self._insist(lambda: self._performed(step, params))
+
+    async def _performed(self, step: RunStep, params: dict[str, Any]) -> StepEnd:
+        run = self._claim.run
+        principal = await self._principal()
+        if principal is None:
+            return _REVOKED
+        ask = Ask(
+            request_id=run.request_id,
+            client=CLIENT,
+            action=step.action,
+            params=params,
+            run_id=run.id,
+            step_id=step.id,
+        )
+        try:
+            state = await self._gate.perform(principal, ask)
+        except (StoreUnavailable, Unavailable):
+            raise
+        except Unauthenticated:
+            return _REVOKED
+        except Problem as problem:
+            if problem.status == _BUSY:
+                raise
+            return end_of_refusal(problem)
+        except Exception as error:  # a defect must not repeat itself for ever, nor pass for a definite outcome
+            log.error("step %s of %s broke: %s", step.id, run.id, type(error).__name__, exc_info=error)
+            broken = ("internal", "Something broke inside Relay; the request id leads to it in the log.")
+            return await self._insist(lambda: self._end_of_existing(step.id)) or StepEnd("failed", None, broken)
+        return self._noted(step.id, state) or await self._end_of(step.id, state.attempt_id)
+
+    async def _principal(self) -> Principal | None:
+        """Return who started the run, if that credential is still alive and of this workspace."""
+        principal = await self._credentials.reload(self._claim.run.principal_id)
+        if principal is None or principal.workspace_id != self._claim.run.workspace_id:
+            return None
+        return principal
+
+    async def _end_of_existing(self, step_id: str) -> StepEnd | None:
+        """Return the end of the attempt that this step has made, None when it has made none."""
+        attempt_id = await self._runs.attempt_of(self._database.reader, self._claim.run.id, step_id)
+        return None if attempt_id is None else await self._end_of(step_id, attempt_id)
+
+    async def _end_of(self, step_id: str, attempt_id: str) -> StepEnd:
+        """Wait for the end of an attempt that another process may be making; the gate's sweep bounds the wait."""
+        while True:
+            state = await self._gate.attempts.state(self._claim.run.workspace_id, attempt_id)
+            if (end := self._noted(step_id, state)) is not None:
+                return end
+            await self._hold.pause(FIRST_PAUSE_SECONDS)
+
+    def _noted(self, step_id: str, state: AttemptState) -> StepEnd | None:
+        if state.status == "succeeded":
+            self._attempts[step_id] = state.attempt_id
+            self._results[step_id] = state.result
+        return end_of_attempt(state)
+
+    async def _results_for(self, step: RunStep) -> dict[str, Any]:
+        """Return the results that a step refers to; one that was erased is left out."""
+        found: dict[str, Any] = {}
+        for step_id in dict.fromkeys(reference.step_id for reference in find_references(step.params)):
+            if step_id not in self._results and (attempt_id := self._attempts.get(step_id)) is not None:
+                state = await self._gate.attempts.state(self._claim.run.workspace_id, attempt_id)
+                self._results[step_id] = state.result
+            if self._results.get(step_id) is not None:
+                found[step_id] = self._results[step_id]
+        return found
+
+    async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Call until the database and the limits allow it, with growing pauses, as long as the lease is held."""
+        seconds = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await attempt()
+            except (StoreUnavailable, Unavailable) as error:
+                log.warning("run %s waits: %s", self._claim.run.id, type(error).__name__)
+            except Problem as problem:
+                if problem.status != _BUSY:
+                    raise
+            await self._hold.pause(seconds)
+            seconds = min(seconds * 2, LONGEST_PAUSE_SECONDS)

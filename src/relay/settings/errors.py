@@ -1,0 +1,12 @@
+"""The one way in which settings say no."""
+
+
+class SettingsError(Exception):
+    """Relay does not start with these settings. ``problems`` has one sentence for each, beginning with its name.
+
+    Neither the text nor anything attached to it holds the value of a setting.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(["Relay does not start with these settings:", *(f"  {line}" for line in problems)]))

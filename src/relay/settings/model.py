@@ -1,0 +1,206 @@
+"""Every setting: its name, type, bounds, default and meaning. The table in the documentation is made from this."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+
+from relay.settings import parse
+
+Env = Literal["production", "local", "test"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_PREFIXED: Final = frozenset({"env", "data_dir", "host", "port", "public_url"})
+_INTERNAL: Final = frozenset({"warnings"})
+
+Switch = Annotated[bool, BeforeValidator(parse.switch)]
+Whole = Annotated[int, BeforeValidator(parse.whole)]
+
+
+def variable(field: str) -> str:
+    """Return the environment's name of a field: ``data_dir`` is ``RELAY_DATA_DIR``, ``smtp_url`` is ``SMTP_URL``."""
+    return f"RELAY_{field.upper()}" if field in _PREFIXED else field.upper()
+
+
+def _shown(text: str) -> dict[str, Any]:
+    return {"shown_default": text}
+
+
+def _data_dir() -> Path:
+    return platformdirs.user_data_path("relay", appauthor=False)
+
+
+def _security_contact(data: dict[str, Any]) -> str:
+    host = urlsplit(data.get("public_url") or "http://localhost").hostname
+    return f"mailto:security@{host}"
+
+
+class Settings(BaseModel):
+    """The settings of one process, fixed once read. Made by :func:`~relay.settings.sources.load_settings` alone.
+
+    Every secret is a ``SecretStr``: neither ``repr`` nor a dump shows it. ``warnings`` are sentences about where the
+    settings came from, to be logged at start; see also :func:`~relay.settings.safety.warnings`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, alias_generator=variable)
+
+    env: Env = Field(
+        default="production",
+        description="What this installation is for. Taken from the process environment only, never from `.env`.",
+    )
+    data_dir: Annotated[Path, BeforeValidator(parse.folder)] = Field(
+        default_factory=_data_dir,
+        json_schema_extra=_shown("the platform's user data folder, `~/.local/share/relay` on Linux"),
+        description="Folder of the database and the generated keys. Made with mode 0700.",
+    )
+    host: Annotated[str, BeforeValidator(parse.bind_address)] = Field(
+        default="127.0.0.1", description="IP address to listen on; `localhost` is 127.0.0.1."
+    )
+    port: Whole = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    public_url: Annotated[str | None, BeforeValidator(parse.origin)] = Field(
+        default=None, description="Where callers reach Relay, for instance `https://relay.example.com`."
+    )
+    trusted_proxies: Annotated[tuple[parse.Network, ...], BeforeValidator(parse.networks)] = Field(
+        default=(),
+        description="Networks of the reverse proxies whose forwarding headers count, comma-separated.",
+    )
+    database_url: Annotated[SecretStr | None, BeforeValidator(parse.database_url)] = Field(
+        default=None,
+        json_schema_extra=_shown("SQLite in the data folder"),
+        description="`postgresql://user:password@host/name`, or `sqlite:////absolute/path`.",
+    )
+    redis_url: Annotated[SecretStr | None, BeforeValidator(parse.redis_url)] = Field(
+        default=None,
+        json_schema_extra=_shown("in-process"),
+        description="`redis://`, `rediss://` or `unix://` address of the store that replicas share.",
+    )
+    dev_auth_mode: Switch = Field(
+        default=False,
+        description="Requests without credential act as the person `dev`. Start-up refuses it unless "
+        "`RELAY_ENV=local`, the bind is loopback, `TRUSTED_PROXIES` is empty and `RELAY_PUBLIC_URL` is not public.",
+    )
+    actions_enabled: Switch = Field(
+        default=True, description="When `false`, the routes that plan, preview and execute answer 404."
+    )
+    secret_key: Annotated[SecretStr | None, BeforeValidator(parse.secret_key)] = Field(
+        default=None,
+        json_schema_extra=_shown("generated into the data folder; required with PostgreSQL"),
+        description="Root from which signing keys are derived: at least 32 random characters.",
+    )
+    oauth_encryption_key: Annotated[SecretStr | None, BeforeValidator(parse.encryption_key)] = Field(
+        default=None,
+        json_schema_extra=_shown("generated into the data folder; required with PostgreSQL"),
+        description="Key-encryption key for everything that is stored secret: a Fernet key (base64 of 32 bytes).",
+    )
+    smtp_url: Annotated[SecretStr | None, BeforeValidator(parse.smtp_url)] = Field(
+        default=None,
+        json_schema_extra=_shown("none: mail goes into a Maildir in the data folder"),
+        description="`smtp://user:password@host:587` (STARTTLS) or `smtps://…:465` (implicit TLS).",
+    )
+    smtp_from: Annotated[str | None, BeforeValidator(parse.mailbox)] = Field(
+        default=None, validate_default=True, description="Sender of all mail. Required with `SMTP_URL`."
+    )
+    smtp_ca_file: Annotated[Path | None, BeforeValidator(parse.existing_file)] = Field(
+        default=None,
+        json_schema_extra=_shown("the system's certificate authorities"),
+        description="PEM file of the authorities that may vouch for the mail relay.",
+    )
+    egress_allow: Annotated[tuple[str, ...], BeforeValidator(parse.entries)] = Field(
+        default=(),
+        json_schema_extra=_shown("public addresses only"),
+        description="Hosts or networks that actions may reach, each optionally with a port, comma-separated.",
+    )
+    security_contact: Annotated[str, BeforeValidator(parse.contact)] = Field(
+        default_factory=_security_contact,
+        json_schema_extra=_shown("`mailto:security@` and the host of `RELAY_PUBLIC_URL`"),
+        description="Contact in `/.well-known/security.txt` (RFC 9116, RFC 2142).",
+    )
+    security_policy_url: Annotated[str | None, BeforeValidator(parse.web_page)] = Field(
+        default=None, description="Disclosure policy named in `/.well-known/security.txt`."
+    )
+    preview_ttl_seconds: Whole = Field(default=3600, ge=10, le=604_800, description="How long a preview can be used.")
+    plan_ttl_seconds: Whole = Field(default=3600, ge=10, le=604_800, description="How long a plan can be executed.")
+    idempotency_ttl_hours: Whole = Field(
+        default=24,
+        ge=1,
+        le=8760,
+        description="How long an idempotency key is remembered; at least as long as a preview.",
+    )
+    retention_days: Whole = Field(
+        default=30,
+        ge=1,
+        le=3650,
+        description="After how many days parameters and results of actions are erased; "
+        "at least as long as an idempotency key is remembered.",
+    )
+    body_limit_bytes: Whole = Field(
+        default=524_288, ge=16_384, le=16_777_216, description="Largest request body, for routes that declare no other."
+    )
+    request_timeout_seconds: Whole = Field(
+        default=30, ge=1, le=600, description="How long a request's body may take to arrive."
+    )
+    shutdown_grace_seconds: Whole = Field(
+        default=30, ge=1, le=600, description="How long a shutdown waits for what it has acknowledged."
+    )
+    run_concurrency: Whole = Field(
+        default=8, ge=1, le=256, description="How many plan runs one process works on at once."
+    )
+    streams_per_principal: Whole = Field(
+        default=5, ge=1, le=100, description="How many event streams one principal may hold open."
+    )
+    secrets_from_environment: Literal["warn", "accepted"] = Field(
+        default="warn",
+        description="`accepted` silences the warning about secrets in the environment, where the platform manages it.",
+    )
+    log_level: Annotated[LogLevel, BeforeValidator(parse.lower)] = Field(
+        default="info", description="Least severe level that is logged."
+    )
+    warnings: tuple[str, ...] = Field(default=(), alias="warnings", repr=False)
+
+    @field_validator("smtp_from")
+    @classmethod
+    def _sender_of_mail(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("smtp_url") is not None:
+            raise ValueError("must be set together with SMTP_URL")
+        return value
+
+    @field_validator("idempotency_ttl_hours")
+    @classmethod
+    def _outlives_previews(cls, value: int, info: ValidationInfo) -> int:
+        if value * 3600 < info.data.get("preview_ttl_seconds", 0):
+            raise ValueError("must not be shorter than PREVIEW_TTL_SECONDS")
+        return value
+
+    @field_validator("retention_days")
+    @classmethod
+    def _outlives_idempotency(cls, value: int, info: ValidationInfo) -> int:
+        if value * 24 < info.data.get("idempotency_ttl_hours", 0):
+            raise ValueError("must not be shorter than IDEMPOTENCY_TTL_HOURS")
+        return value
+
+    @property
+    def shared_database(self) -> bool:
+        """Whether the database is PostgreSQL, which other processes and machines use as well."""
+        return self.database_url is not None and not self.database_url.get_secret_value().startswith("sqlite:")
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The absolute path of the SQLite file, ``relay.db`` in the data folder by default; None with PostgreSQL."""
+        if self.database_url is None:
+            return self.data_dir / "relay.db"
+        scheme, _, path = self.database_url.get_secret_value().partition(":///")
+        return Path(path) if scheme == "sqlite" else None
+
+    @property
+    def loopback_bind(self) -> bool:
+        """Whether only this machine can connect."""
+        return parse.is_loopback_host(self.host)
+
+
+FIELDS: Final = {variable(name): info for name, info in Settings.model_fields.items() if name not in _INTERNAL}
+"""The settings by their names in the environment, in the order of the documentation."""
+
+SECRETS: Final = frozenset(name for name, info in FIELDS.items() if "SecretStr" in str(info.annotation))
+"""The names of those that are secret; each may be given as ``NAME_FILE``."""

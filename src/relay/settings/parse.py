@@ -1,0 +1,224 @@
+"""From the text of a setting to its value.
+
+Each function raises ValueError with a sentence that follows the setting's name and never repeats the text.
+"""
+
+import os
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import SecretStr, ValidationInfo
+
+from relay.settings.secret_text import decode_kek, decode_secret_key, is_placeholder
+
+Network = IPv4Network | IPv6Network
+
+_WHOLE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_MAILBOX: Final = re.compile(r"[^\s@<>,;\"()]+@[^\s@<>,;\"()]+|[^<>\"]*<[^\s@<>,;\"()]+@[^\s@<>,;\"()]+>")
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\.?", re.ASCII)
+
+
+def switch(text: Any) -> bool:
+    """Return the truth of ``true`` or ``false``; nothing else is a switch, so that no typo turns one on."""
+    if text not in ("true", "false"):
+        raise ValueError("must be exactly true or false")
+    return bool(text == "true")
+
+
+def whole(text: Any) -> int:
+    """Return a whole number in decimal digits; signs, spaces, points and underscores are refused."""
+    if not _WHOLE.fullmatch(text):
+        hint = "; under Kubernetes set enableServiceLinks: false" if text.startswith("tcp://") else ""
+        raise ValueError(f"must be a whole number in digits{hint}")
+    return int(text)
+
+
+def lower(text: Any) -> str:
+    """Return the text in lower case."""
+    return str(text).lower()
+
+
+def entries(text: Any) -> tuple[str, ...]:
+    """Return the entries of a comma-separated list, trimmed; an entry that is empty is refused."""
+    parts = tuple(part.strip() for part in str(text).split(","))
+    if not all(parts):
+        raise ValueError("must be a comma-separated list without empty entries")
+    return parts
+
+
+def networks(text: Any) -> tuple[Network, ...]:
+    """Return networks in CIDR form; a bare address stands for itself.
+
+    A network of everyone is refused: whoever trusts every peer's headers believes every address that is claimed.
+    """
+    found: list[Network] = []
+    for part in entries(text):
+        try:
+            network = ip_network(part)
+        except ValueError:
+            raise ValueError("must be a comma-separated list of addresses and networks like 10.0.0.0/8") from None
+        if network.prefixlen == 0:
+            raise ValueError("must name the proxies' networks; trusting every peer is refused")
+        found.append(network)
+    return tuple(found)
+
+
+def folder(text: Any, info: ValidationInfo) -> Path:
+    """Return an absolute path; a relative one starts at the folder that Relay was started in."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("must not begin with the home folder of a user who does not exist") from None
+    return path if path.is_absolute() else _cwd(info) / path
+
+
+def existing_file(text: Any, info: ValidationInfo) -> Path:
+    """Return the path of a file that exists."""
+    path = folder(text, info)
+    if not os.path.isfile(path):
+        raise ValueError("must be the path of a file that exists")
+    return path
+
+
+def bind_address(text: Any) -> str:
+    """Return a numeric address to listen on. ``localhost`` is 127.0.0.1, so that no hosts file can make it public."""
+    if text == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        raise ValueError("must be an IP address such as 127.0.0.1, ::1 or 0.0.0.0") from None
+
+
+def is_loopback_host(host: str) -> bool:
+    """Tell whether a host can only be this machine: loopback addresses, ``localhost`` and names under it (RFC 6761)."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address: IPv4Address | IPv6Address = ip_address(name)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def origin(text: Any) -> str:
+    """Return ``scheme://host[:port]`` in lower case, without a trailing slash."""
+    parts = _split(text)
+    if parts.scheme not in ("http", "https") or _userinfo(parts):
+        raise ValueError("must look like https://relay.example.com")
+    if parts.path not in ("", "/") or "?" in text or "#" in text:
+        raise ValueError("must have no path, query or fragment: Relay answers at the root of a host of its own")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def contact(text: Any) -> str:
+    """Return a contact as RFC 9116, section 2.5.3, wants it: a ``mailto:``, ``https:`` or ``tel:`` address."""
+    if not text.startswith(("mailto:", "https://", "tel:")) or " " in text:
+        raise ValueError("must be a mailto:, https:// or tel: address")
+    return str(text)
+
+
+def web_page(text: Any) -> str:
+    """Return the address of a page, ``https`` only."""
+    if _split(text).scheme != "https" or " " in text:
+        raise ValueError("must be an https:// address")
+    return str(text)
+
+
+def mailbox(text: Any) -> str | None:
+    """Return ``address@host`` or ``Name <address@host>``; none stays none."""
+    if text is None:
+        return None
+    if not _MAILBOX.fullmatch(text):
+        raise ValueError("must look like relay@example.com or Relay <relay@example.com>")
+    return str(text)
+
+
+def database_url(secret: Any, info: ValidationInfo) -> SecretStr:
+    """Return the address of a database; that of SQLite with an absolute path."""
+    url = _connection(secret)
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite":
+        path = rest.removeprefix("/")
+        if not rest.startswith("/") or path in ("", ":memory:") or "?" in path or path.endswith("/"):
+            raise ValueError("must name a file: sqlite:///relative/path or sqlite:////absolute/path")
+        return SecretStr(f"sqlite:///{folder(path, info)}")
+    if scheme not in ("postgresql", "postgres"):
+        raise ValueError("must begin with postgresql:// or sqlite:///")
+    _split(url, host_needed=False)
+    return SecretStr(url)
+
+
+def redis_url(secret: Any) -> SecretStr:
+    """Return the address of a Redis server."""
+    url = _connection(secret)
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    _split(url, host_needed=not url.startswith("unix:"))
+    return SecretStr(url)
+
+
+def smtp_url(secret: Any) -> SecretStr:
+    """Return the address of a mail relay."""
+    url = _connection(secret)
+    if _split(url).scheme not in ("smtp", "smtps"):
+        raise ValueError("must look like smtp://user:password@host:587 or smtps://user:password@host:465")
+    return SecretStr(url)
+
+
+def secret_key(secret: Any) -> SecretStr:
+    """Return a root key whose text :func:`~relay.settings.secret_text.decode_secret_key` accepts."""
+    decode_secret_key(secret.get_secret_value())
+    return SecretStr(secret.get_secret_value())
+
+
+def encryption_key(secret: Any) -> SecretStr:
+    """Return a key-encryption key whose text :func:`~relay.settings.secret_text.decode_kek` accepts."""
+    decode_kek(secret.get_secret_value())
+    return SecretStr(secret.get_secret_value())
+
+
+def has_password(url: str) -> bool:
+    """Tell whether a connection address carries a password, in its authority or its query."""
+    return bool(re.search(r"://[^/?#]*:[^/?#]*@|[?&]password=", url))
+
+
+def _connection(secret: SecretStr) -> str:
+    url = secret.get_secret_value()
+    if is_placeholder(url):
+        raise ValueError("is a placeholder; give the real address")
+    return url
+
+
+def _split(text: str, *, host_needed: bool = True) -> SplitResult:
+    # urlsplit's own errors quote what they could not read, a password perhaps.
+    try:
+        parts = urlsplit(text)
+        usable = (parts.port or 1) > 0 and all(char.isprintable() and char not in " \\" for char in text)
+        usable = usable and (not host_needed or _names_host(parts.hostname or ""))
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be a complete address: scheme, host, and a port in digits if any")
+    return parts
+
+
+def _names_host(host: str) -> bool:
+    if ":" in host:
+        ip_address(host)
+        return True
+    return bool(_HOST.fullmatch(host))
+
+
+def _userinfo(parts: SplitResult) -> bool:
+    return "@" in parts.netloc
+
+
+def _cwd(info: ValidationInfo) -> Path:
+    context: dict[str, Path] = info.context or {}
+    return context.get("cwd") or Path.cwd()

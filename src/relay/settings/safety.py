@@ -1,0 +1,50 @@
+"""Settings that are each valid and together unsafe: what start-up refuses, and what it says aloud."""
+
+from urllib.parse import urlsplit
+
+from relay.settings.model import Settings
+from relay.settings.parse import is_loopback_host
+
+
+def refusals(settings: Settings) -> list[str]:
+    """Return why Relay must not start with these settings, one sentence each; empty when it may."""
+    if not settings.dev_auth_mode:
+        return []
+    unmet = _development_unmet(settings)
+    return [f"DEV_AUTH_MODE=true lets anyone in without a credential, so {reason}" for reason in unmet]
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Return what an operator should know at start, one sentence each, ``settings.warnings`` included.
+
+    A public bind without ``RELAY_PUBLIC_URL`` is a warning, not a refusal: in a container 0.0.0.0 is the only
+    useful bind, every route still wants a credential, and the missing URL only makes links and checks weaker.
+    """
+    found = list(settings.warnings)
+    if settings.dev_auth_mode:
+        found.append("DEV_AUTH_MODE=true: requests from this machine need no credential")
+    if settings.env == "production" and not settings.loopback_bind and settings.public_url is None:
+        found.append(
+            f"Relay listens on {settings.host}, beyond this machine, and RELAY_PUBLIC_URL is not set: "
+            "set it to the https:// address that callers use"
+        )
+    if _public(settings.public_url) and str(settings.public_url).startswith("http://"):
+        found.append("RELAY_PUBLIC_URL begins with http://: API keys would cross the network in the clear")
+    return found
+
+
+def _development_unmet(settings: Settings) -> list[str]:
+    unmet = []
+    if settings.env != "local":
+        unmet.append(f"RELAY_ENV must be local; it is {settings.env}")
+    if not settings.loopback_bind:
+        unmet.append(f"RELAY_HOST must be a loopback address; it is {settings.host}")
+    if settings.trusted_proxies:
+        unmet.append("TRUSTED_PROXIES must not be set: behind a proxy every caller looks local")
+    if _public(settings.public_url):
+        unmet.append("RELAY_PUBLIC_URL must not be set to a public address")
+    return unmet
+
+
+def _public(url: str | None) -> bool:
+    return url is not None and not is_loopback_host(urlsplit(url).hostname or "")

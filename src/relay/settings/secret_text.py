@@ -1,0 +1,84 @@
+"""Secrets as text: how they are written, made, and told from placeholders."""
+
+import base64
+import binascii
+import math
+import os
+import secrets
+from collections import Counter
+from itertools import pairwise
+from typing import Final
+
+SECRET_KEY_MIN: Final = 32
+_MIN_BITS: Final = 70
+_PLACEHOLDERS: Final = ("YOUR_", "YOUR-", "your_", "your-", "...", "\u2026", "placeholder", "PLACEHOLDER")
+_PLACEHOLDER_WORDS: Final = ("changeme", "change-me", "change_me", "replaceme", "replace-me", "replace_me")
+
+
+def generate_secret_key() -> str:
+    """Return a new ``SECRET_KEY``: 43 characters of url-safe base64 for 32 random bytes."""
+    return secrets.token_urlsafe(32)
+
+
+def generate_kek() -> str:
+    """Return a new ``OAUTH_ENCRYPTION_KEY``: a Fernet key, padded url-safe base64 of 32 random bytes."""
+    return base64.urlsafe_b64encode(os.urandom(32)).decode()
+
+
+def decode_secret_key(text: str) -> bytes:
+    """Return the root that ``SECRET_KEY`` stands for: the UTF-8 bytes of the text as it is written.
+
+    ValueError, which never shows the text, when it is a placeholder, too short or too regular to be random.
+    """
+    _refuse_weak(text)
+    if len(text) < SECRET_KEY_MIN:
+        raise ValueError(f"must have at least {SECRET_KEY_MIN} characters; `relay secrets generate` makes one")
+    return text.encode()
+
+
+def decode_kek(text: str) -> bytes:
+    """Return the 32 bytes of a Fernet key (44 characters of url-safe base64).
+
+    ValueError, which never shows the text, for any other text, a second spelling of the same bytes included.
+    """
+    _refuse_weak(text)
+    try:
+        key = base64.urlsafe_b64decode(text.encode("ascii"))
+    except (binascii.Error, UnicodeEncodeError):
+        key = b""
+    if len(key) != 32 or base64.urlsafe_b64encode(key).decode() != text:
+        raise ValueError(
+            "must be a Fernet key, 44 characters of url-safe base64 for 32 bytes; `relay secrets generate` makes one"
+        )
+    # A password written in base64 is still a password.
+    _refuse_weak(key.decode("latin-1"))
+    return key
+
+
+def is_placeholder(text: str) -> bool:
+    """Tell whether ``text`` is what examples say where a secret belongs, rather than a secret."""
+    lowered = text.lower()
+    return any(mark in text for mark in _PLACEHOLDERS) or any(word in lowered for word in _PLACEHOLDER_WORDS)
+
+
+def is_regular(text: str) -> bool:
+    """Tell whether ``text`` is too regular to be random: few characters, a repeated unit, runs like ``abcd``.
+
+    An estimate on the safe side: 32 random hex digits pass but for odds under one in 10^9, words repeated do not.
+    """
+    if len(text) < 2 or (text + text).find(text, 1) < len(text):
+        return True
+    runs = sum(abs(ord(b) - ord(a)) <= 1 for a, b in pairwise(text))
+    return 4 * runs > 3 * len(text) or _estimated_bits(text) < _MIN_BITS
+
+
+def _estimated_bits(text: str) -> float:
+    counts = Counter(text).values()
+    return -sum(count * math.log2(count / len(text)) for count in counts)
+
+
+def _refuse_weak(text: str) -> None:
+    if is_placeholder(text):
+        raise ValueError("is a placeholder; `relay secrets generate` makes a real one")
+    if is_regular(text):
+        raise ValueError("is too short or too regular to be a secret; `relay secrets generate` makes one")

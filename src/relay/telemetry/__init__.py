@@ -1,0 +1,1 @@
+"""What Relay says about itself."""

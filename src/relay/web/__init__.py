@@ -1,0 +1,1 @@
+"""The HTTP doors: they translate and call the gate."""

@@ -1,0 +1,274 @@
+"""Actions: list, preview, execute, and look at an attempt."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from relay.catalog import ActionSpec, Catalog
+from relay.core.access import Access
+from relay.core.clock import iso
+from relay.core.problem import BadRequest, Denied, EgressDenied, InProgress, OutcomeUnknown, Problem, UpstreamRefused
+from relay.gate.ask import Ask, AttemptState, PreviewState
+from relay.gate.perform import Performer
+from relay.surface.body import LARGE_BODY_LIMIT
+from relay.surface.declare import Call, Routes
+
+MAX_IDEMPOTENCY_KEY: Final = 255
+_TWIN_RETRY_SECONDS: Final = 5
+
+_Name = Annotated[str, Field(min_length=1, max_length=100, examples=["email.send"])]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PreviewRequest(_In):
+    """An action and its parameters. ``connection`` is reserved for connectors that act on a granted account."""
+
+    action: _Name
+    params: dict[str, Any]
+    connection: None = None
+
+
+class ExecuteRequest(_In):
+    """Either a preview, or an action and its parameters."""
+
+    preview_id: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    action: _Name | None = None
+    params: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ExecuteRequest":
+        by_preview = self.preview_id is not None and self.action is None and self.params is None
+        by_name = self.preview_id is None and self.action is not None and self.params is not None
+        if by_preview or by_name:
+            return self
+        raise ValueError("give preview_id alone, or action and params")
+
+
+class ActionItem(BaseModel):
+    """An action of the catalogue."""
+
+    name: str
+    version: int
+    summary: str
+    effect: str
+    scope: str
+    params: dict[str, Any]
+    result: dict[str, Any]
+
+
+class ActionList(BaseModel):
+    """The actions that the caller could run."""
+
+    actions: list[ActionItem]
+
+
+class PreviewAnswer(BaseModel):
+    """What the action would really do. ``rendering`` is for people: secrets masked, everything else as it will be."""
+
+    preview_id: str
+    action: str
+    effect: str
+    summary: str
+    params: dict[str, Any]
+    rendering: dict[str, Any]
+    decision: str
+    reason: str
+    warnings: list[str]
+    digest: str
+    expires_at: str
+
+
+class ExecuteAnswer(BaseModel):
+    """What became of the action."""
+
+    attempt_id: str
+    status: str
+    action: str
+    result: dict[str, Any] | None
+    duration_ms: int | None
+
+
+class AttemptError(BaseModel):
+    """Why an attempt did not succeed."""
+
+    code: str
+    detail: str
+
+
+class AttemptAnswer(BaseModel):
+    """An attempt as it stands. ``params`` are masked; they and ``result`` are null after their retention."""
+
+    attempt_id: str
+    status: str
+    action: str
+    version: int
+    effect: str
+    digest: str
+    requested_by: str
+    params: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: AttemptError | None
+    duration_ms: int | None
+    created_at: str
+    finished_at: str | None
+
+
+def actions_routes(performer: Performer, catalog: Catalog) -> Routes:
+    """Return the routes under ``/actions`` and ``/attempts``."""
+    routes = Routes()
+    items: dict[str, ActionItem] = {}
+
+    @routes.get(
+        "/actions", access=Access("bearer", frozenset({"actions:preview"}), (), "api:actions:list"), summary="List"
+    )
+    async def list_actions(call: Call) -> ActionList:
+        """Return what the caller could run, with the JSON Schemas of parameters and results."""
+        return ActionList(actions=list(_items(performer.visible(call.principal), items)))
+
+    @routes.post(
+        "/actions/preview",
+        access=Access("bearer", frozenset({"actions:preview"}), ("preview",), "api:actions:preview"),
+        body_limit=LARGE_BODY_LIMIT,
+        summary="Preview",
+    )
+    async def preview(call: Call, body: PreviewRequest) -> PreviewAnswer:
+        """Return what an action would really do, and a preview that can be executed once."""
+        made = await performer.preview(call.principal, body.action, body.params, request_id=call.request_id)
+        return _preview_answer(made)
+
+    @routes.post(
+        "/actions/execute",
+        access=Access("bearer", frozenset({"actions:execute"}), ("execute",), "api:actions:execute"),
+        body_limit=LARGE_BODY_LIMIT,
+        summary="Execute",
+    )
+    async def execute(call: Call, body: ExecuteRequest) -> ExecuteAnswer:
+        """Run a preview, or an action with parameters, and return what became of it."""
+        ask = Ask(
+            request_id=call.request_id,
+            client=call.caller,
+            action=body.action,
+            params=body.params,
+            preview_id=body.preview_id,
+            idempotency_key=idempotency_key(call),
+        )
+        return _answer(await performer.perform(call.principal, ask))
+
+    @routes.get(
+        "/attempts/{attempt_id}",
+        access=Access("bearer", frozenset({"actions:preview"}), (), "api:attempts:read"),
+        summary="Attempt",
+    )
+    async def attempt(call: Call, attempt_id: str) -> AttemptAnswer:
+        """Return an attempt of the caller's workspace as it stands."""
+        workspace = call.principal.workspace_id
+        state = await performer.attempts.state(workspace, attempt_id)
+        return _attempt_answer(state, _masked(catalog, state, await performer.attempts.params(workspace, attempt_id)))
+
+    return routes
+
+
+def idempotency_key(call: Call) -> str | None:
+    """Return the request's ``Idempotency-Key``, None when there is none, 400 when it is not one visible ASCII text."""
+    given = [value for name, value in call.facts.headers if name == b"idempotency-key"]
+    if not given:
+        return None
+    key = given[0]
+    if len(given) > 1 or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY or any(not 0x21 <= byte <= 0x7E for byte in key):
+        raise BadRequest("Idempotency-Key is one header of 1 to 255 visible ASCII characters.")
+    return key.decode()
+
+
+def _items(specs: Iterable[ActionSpec], known: dict[str, ActionItem]) -> Iterable[ActionItem]:
+    for spec in specs:
+        if spec.name not in known:
+            known[spec.name] = ActionItem(
+                name=spec.name,
+                version=spec.version,
+                summary=spec.summary,
+                effect=spec.effect,
+                scope=spec.scope,
+                params=spec.params.model_json_schema(),
+                result=spec.result.model_json_schema(mode="serialization"),
+            )
+        yield known[spec.name]
+
+
+def _preview_answer(made: PreviewState) -> PreviewAnswer:
+    considered = made.considered
+    return PreviewAnswer(
+        preview_id=made.preview_id,
+        action=considered.spec.name,
+        effect=considered.spec.effect,
+        summary=considered.rendering.summary,
+        params=considered.spec.redact(considered.step.params),
+        rendering=considered.rendering.body,
+        decision=considered.decision.effect,
+        reason=considered.decision.reason,
+        warnings=list(considered.rendering.warnings),
+        digest=considered.step.digest,
+        expires_at=iso(made.expires_at),
+    )
+
+
+def _answer(state: AttemptState) -> ExecuteAnswer:
+    if state.status == "succeeded":
+        return ExecuteAnswer(
+            attempt_id=state.attempt_id,
+            status=state.status,
+            action=state.action,
+            result=state.result,
+            duration_ms=state.duration_ms,
+        )
+    raise _problem(state)
+
+
+def _problem(state: AttemptState) -> Problem:
+    about: dict[str, Any] = {"attempt_id": state.attempt_id, "attempt_status": state.status}
+    if state.status == "running":
+        return InProgress(
+            "The same request is still running; ask again.",
+            headers={"Retry-After": str(_TWIN_RETRY_SECONDS)},
+            retry_after=_TWIN_RETRY_SECONDS,
+            **about,
+        )
+    failure = state.failure
+    detail = failure.detail if failure is not None else ""
+    about["code"] = failure.code if failure is not None else state.status
+    if state.status == "failed":
+        if failure is not None and failure.status == EgressDenied.status:
+            return EgressDenied(detail, **about)
+        return UpstreamRefused(detail, **about)
+    if state.status == "unknown":
+        return OutcomeUnknown(detail, **about)
+    return Denied(f"The attempt is {state.status}.", **about)
+
+
+def _masked(catalog: Catalog, state: AttemptState, params: bytes | None) -> dict[str, Any] | None:
+    spec = catalog.get(state.action)
+    if params is None or spec is None or spec.version != state.version:
+        return None
+    return spec.redact(spec.params.model_validate_json(params))
+
+
+def _attempt_answer(state: AttemptState, params: dict[str, Any] | None) -> AttemptAnswer:
+    failure = state.failure
+    return AttemptAnswer(
+        attempt_id=state.attempt_id,
+        status=state.status,
+        action=state.action,
+        version=state.version,
+        effect=state.effect,
+        digest=state.digest,
+        requested_by=state.requested_by,
+        params=params,
+        result=state.result,
+        error=AttemptError(code=failure.code, detail=failure.detail) if failure is not None else None,
+        duration_ms=state.duration_ms,
+        created_at=iso(state.created_at),
+        finished_at=iso(state.finished_at) if state.finished_at is not None else None,
+    )

@@ -1,0 +1,179 @@
+"""API keys: list, make, rotate, revoke. A key's text stands in the answer that made it and nowhere else."""
+
+from typing import Annotated, Final, Literal
+
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from relay.core.access import Access
+from relay.core.clock import iso, now
+from relay.core.principal import KeyKind, Scope
+from relay.core.validation import validated
+from relay.identity.api_keys import DEFAULT_PAGE, MAX_PAGE, ApiKeys
+from relay.identity.rules import (
+    DEFAULT_DAYS,
+    DEFAULT_OVERLAP_HOURS,
+    MAX_DAYS,
+    MAX_NAME,
+    MAX_OVERLAP_HOURS,
+    MAX_SCOPE_NAMES,
+)
+from relay.identity.view import key_view
+from relay.store.api_keys import ApiKeyRecord
+from relay.surface.body import KIB, read_json
+from relay.surface.declare import Call, Routes
+
+_BODY_LIMIT: Final = 16 * KIB
+_BODY_SECONDS: Final = 10.0
+_MANAGE: Final[frozenset[Scope]] = frozenset({"keys:manage"})
+
+_Name = Annotated[str, Field(max_length=MAX_NAME, examples=["nightly report"])]
+_ScopeName = Annotated[str, Field(max_length=100, examples=["actions:preview", "developer"])]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KeyQuery(_In):
+    """A page of keys."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    cursor: Annotated[str, Field(max_length=100)] | None = None
+
+
+class CreateKey(_In):
+    """A new key of the caller's workspace. ``scopes`` are scopes or bundles, all of them held by the caller."""
+
+    name: _Name = ""
+    kind: KeyKind = "agent"
+    scopes: Annotated[list[_ScopeName], Field(max_length=MAX_SCOPE_NAMES)] = []
+    expires_days: Annotated[int, Field(strict=True, ge=1, le=MAX_DAYS)] = DEFAULT_DAYS
+
+
+class RotateKey(_In):
+    """For how long the old key lives on beside its successor."""
+
+    overlap_hours: Annotated[int, Field(strict=True, ge=0, le=MAX_OVERLAP_HOURS)] = DEFAULT_OVERLAP_HOURS
+
+
+class KeyItem(BaseModel):
+    """A key without its text. ``made_by`` lists the credentials that it descends from, nearest last."""
+
+    id: str
+    kind: KeyKind
+    workspace: str
+    name: str
+    scopes: list[str]
+    prefix: str
+    last4: str
+    status: Literal["live", "expired", "revoked"]
+    made_by: list[str]
+    created_at: str
+    expires_at: str
+    revoked_at: str | None
+    last_used_at: str | None
+    successor_id: str | None
+
+
+class KeyList(BaseModel):
+    """Keys of the workspace, newest first, ended ones included."""
+
+    items: list[KeyItem]
+    next_cursor: str | None
+
+
+class NewKey(KeyItem):
+    """A key that was just made. ``key`` is shown this once."""
+
+    key: str
+
+
+class RotatedKey(NewKey):
+    """The successor, and when the key that it replaces ends."""
+
+    predecessor_id: str
+    predecessor_expires_at: str
+
+
+class RevokedKey(BaseModel):
+    """A key that opens nothing any more."""
+
+    id: str
+    revoked_at: str
+
+
+def keys_routes(api_keys: ApiKeys) -> Routes:
+    """Return the routes of API keys."""
+    routes = Routes()
+
+    @routes.get("/keys", access=_access("list"), summary="List keys")
+    async def list_keys(call: Call, query: Annotated[KeyQuery, Query()]) -> KeyList:
+        """Return the keys of the caller's workspace, newest first, ended ones included."""
+        page = await api_keys.list(call.principal.workspace_id, cursor=query.cursor, limit=query.limit)
+        return KeyList(items=[_item(record) for record in page.items], next_cursor=page.next_cursor)
+
+    @routes.post(
+        "/keys",
+        access=_access("create"),
+        body_limit=_BODY_LIMIT,
+        status_code=201,
+        summary="Make a key",
+    )
+    async def create_key(call: Call, body: CreateKey) -> NewKey:
+        """Make a key with scopes that the caller holds. Its text is in this answer and nowhere else."""
+        record, key_text = await api_keys.create(
+            call.principal,
+            workspace=call.principal.workspace_id,
+            kind=body.kind,
+            scopes=body.scopes,
+            name=body.name,
+            expires_days=body.expires_days,
+            request_id=call.request_id,
+        )
+        return NewKey(**key_view(record, now()), key=key_text)
+
+    @routes.post(
+        "/keys/{key_id}/rotate",
+        access=_access("rotate"),
+        body_limit=_BODY_LIMIT,
+        summary="Replace a key by a successor",
+        openapi_extra={"requestBody": {"content": {"application/json": {"schema": RotateKey.model_json_schema()}}}},
+    )
+    async def rotate_key(call: Call, key_id: str) -> RotatedKey:
+        """Make a successor with the same kind, scopes, name and lifetime; the old key ends after the overlap."""
+        asked = await _rotation(call)
+        made = await api_keys.rotate(
+            call.principal, key_id, overlap_hours=asked.overlap_hours, request_id=call.request_id
+        )
+        return RotatedKey(
+            **key_view(made.record, now()),
+            key=made.key_text,
+            predecessor_id=made.predecessor.id,
+            predecessor_expires_at=iso(made.predecessor.expires_at),
+        )
+
+    @routes.delete("/keys/{key_id}", access=_access("revoke"), summary="Revoke a key")
+    async def revoke_key(call: Call, key_id: str) -> RevokedKey:
+        """End a key now: here when this is answered, within a second in every other process."""
+        record = await api_keys.revoke(call.principal, key_id, request_id=call.request_id)
+        assert record.revoked_at is not None
+        return RevokedKey(id=record.id, revoked_at=iso(record.revoked_at))
+
+    return routes
+
+
+async def _rotation(call: Call) -> RotateKey:
+    """Return what a rotation asks for. Its body may be left out, which is why the route does not declare one."""
+    lengths = [value for name, value in call.facts.headers if name in (b"content-length", b"transfer-encoding")]
+    if lengths in ([], [b"0"]):
+        return RotateKey()
+    return validated(RotateKey, await read_json(call.facts, call.receive, _BODY_LIMIT, _BODY_SECONDS))
+
+
+def _access(what: str) -> Access:
+    return Access("bearer", _MANAGE, (), f"api:keys:{what}")
+
+
+def _item(record: ApiKeyRecord) -> KeyItem:
+    return KeyItem(**key_view(record, now()))

@@ -1,0 +1,131 @@
+"""Routes about the installation itself: health, readiness, version, security contact, OpenAPI."""
+
+import asyncio
+import html
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from pydantic import BaseModel
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from relay import __version__
+from relay.core.access import Access
+from relay.surface.declare import Call, Routes
+
+_CHECK_SECONDS: Final = 2.0
+_SECURITY_TXT_DAYS: Final = 180
+
+Check = Callable[[], Awaitable[bool]]
+
+
+class Health(BaseModel):
+    """The process lives."""
+
+    status: str
+
+
+class Ready(BaseModel):
+    """Whether requests can be served, and which check says otherwise; never why."""
+
+    ready: bool
+    checks: dict[str, str]
+
+
+class Version(BaseModel):
+    """What runs here."""
+
+    name: str
+    version: str
+
+
+def system_routes(checks: Mapping[str, Check], *, contact: str, policy_url: str | None) -> Routes:
+    """Return the public routes about the installation."""
+    routes = Routes()
+
+    @routes.get("/health", access=Access("public", frozenset(), (), "api:health:read"), summary="Health")
+    async def health(call: Call) -> Health:
+        """Answer while the process lives."""
+        return Health(status="ok")
+
+    @routes.get("/ready", access=Access("public", frozenset(), (), "api:ready:read"), summary="Readiness")
+    async def ready(call: Call) -> Response:
+        """Answer 200 when every check passes, else 503."""
+        answers = dict(zip(checks, await asyncio.gather(*(_passes(check) for check in checks.values())), strict=True))
+        body = Ready(ready=all(answers.values()), checks={n: "ok" if ok else "failed" for n, ok in answers.items()})
+        headers = {} if body.ready else {"Retry-After": "5"}
+        return Response(
+            body.model_dump_json(), 200 if body.ready else 503, media_type="application/json", headers=headers
+        )
+
+    @routes.get("/version", access=Access("public", frozenset(), (), "api:version:read"), summary="Version")
+    async def version(call: Call) -> Version:
+        """Name the product and its version."""
+        return Version(name="relay", version=__version__)
+
+    @routes.get(
+        "/.well-known/security.txt",
+        access=Access("public", frozenset(), (), "api:security_txt:read"),
+        summary="Security contact (RFC 9116)",
+    )
+    async def security_txt(call: Call) -> Response:
+        """Say whom to tell about a weakness."""
+        return PlainTextResponse(_security_txt(contact, policy_url))
+
+    return routes
+
+
+def docs_routes(openapi: Callable[[], dict[str, Any]], *, public: bool) -> Routes:
+    """Return ``/openapi.json`` and ``/docs``: public in ``local``, else for the scope ``docs``."""
+    routes = Routes()
+    scope = frozenset() if public else frozenset({"docs"})
+    auth = "public" if public else "bearer"
+
+    @routes.get("/openapi.json", access=Access(auth, scope, (), "api:openapi:read"), include_in_schema=False)  # type: ignore[arg-type]
+    async def openapi_json(call: Call) -> Response:
+        return Response(json.dumps(openapi(), ensure_ascii=False), media_type="application/json")
+
+    @routes.get("/docs", access=Access(auth, scope, (), "api:docs:read"), include_in_schema=False)  # type: ignore[arg-type]
+    async def docs(call: Call) -> Response:
+        return HTMLResponse(_page(openapi()), headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    return routes
+
+
+async def _passes(check: Check) -> bool:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            return await check()
+    except Exception:  # a check that breaks has failed; why is in the log of whatever broke
+        return False
+
+
+def _security_txt(contact: str, policy_url: str | None) -> str:
+    expires = (datetime.now(UTC) + timedelta(days=_SECURITY_TXT_DAYS)).replace(microsecond=0, second=0, minute=0)
+    lines = [f"Contact: {contact}", f"Expires: {expires:%Y-%m-%dT%H:%M:%SZ}", "Preferred-Languages: en"]
+    if policy_url:
+        lines.append(f"Policy: {policy_url}")
+    return "\n".join(lines) + "\n"
+
+
+_PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_STYLE: Final = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
+    "code{font:14px ui-monospace,monospace}dt{margin-top:1rem;font-weight:600}dd{margin:0 0 0 1.5rem;color:#444}"
+)
+
+
+def _page(document: dict[str, Any]) -> str:
+    """Return the routes as one plain page: no script, nothing fetched from elsewhere."""
+    rows = []
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            about = html.escape(operation.get("description") or operation.get("summary") or "")
+            rows.append(f"<dt><code>{method.upper()} {html.escape(path)}</code></dt><dd>{about}</dd>")
+    title = html.escape(f"{document['info']['title']} {document['info']['version']}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"<h1>{title}</h1><p>The whole description, with every schema: "
+        f'<a href="/openapi.json">/openapi.json</a>.</p><dl>{"".join(rows)}</dl></html>'
+    )
