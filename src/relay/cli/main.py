@@ -1,5 +1,6 @@
 """The command's groups. Each lives in a file of its own; what a command needs is imported when it runs."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -38,4 +39,6 @@ def relay(
 
 def main() -> None:
     """Run the command. Exit status: 0 done, 1 the answer is no, 2 wrong usage."""
+    # Whatever a library creates later (SQLite's log, a Maildir) is its owner's alone.
+    os.umask(0o077)
     app()

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from relay.core.action import Decision, Failure, Step
 from relay.catalog import ActionSpec, Rendering
+from relay.core.action import Decision, Failure, Step
 
 
 @dataclass(frozen=True, slots=True)

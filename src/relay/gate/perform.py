@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.catalog import ActionSpec, Catalog

@@ -18,7 +18,6 @@ from relay.planning.unclear import Unclear, shown
 from relay.planning.words import BEFORE, CLOSINGS, HTTP_METHODS, RETRIEVALS, concept, plain_word
 
 _ROLES: Final[Mapping[str, Role]] = {"address": "recipients", "contact": "recipients", "url": "url", "json": "json"}
-_ENDS: Final = frozenset({"mark", "stop", "question"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,10 @@ def fill(profile: Profile, clause: Clause, prompt: str, earlier: Sequence[Earlie
     return Filled(filling.values, tuple(filling.references.values()), tuple(warnings))
 
 
+def _is_thanks(token: Token) -> bool:
+    return word_of(token) in CLOSINGS or token.kind in ("mark", "stop", "question")
+
+
 @dataclass
 class _Filling:
     profile: Profile
@@ -54,14 +57,13 @@ class _Filling:
     references: dict[str, str] = field(default_factory=dict)
     quotes: list[Token] = field(default_factory=list)
     strange: list[Token] = field(default_factory=list)
+    thanks: int = field(init=False)
 
-    @property
-    def closing(self) -> int:
-        """Index from which on the clause consists of thanks."""
-        at = len(self.clause.tokens)
-        while at and (word_of(self.clause.tokens[at - 1]) in CLOSINGS or self.clause.tokens[at - 1].kind in _ENDS):
-            at -= 1
-        return at
+    def __post_init__(self) -> None:
+        # The index from which on the clause consists of thanks, found once: looking it up per word is quadratic.
+        self.thanks = len(self.clause.tokens)
+        while self.thanks and _is_thanks(self.clause.tokens[self.thanks - 1]):
+            self.thanks -= 1
 
     def walk(self) -> None:
         """Give every token of the clause its place."""
@@ -113,7 +115,7 @@ class _Filling:
     def _means_nothing_else(self, token: Token, at: int) -> bool:
         word, vocabulary = word_of(token), self.profile.vocabulary
         own = word in vocabulary or plain_word(word) in vocabulary or concept(word) in self.profile.name_concepts
-        return own or word == "please" or at >= self.closing
+        return own or word == "please" or at >= self.thanks
 
     def _from_url(self, at: int) -> bool:
         tokens = self.clause.tokens

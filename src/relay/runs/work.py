@@ -78,8 +78,8 @@ class Work:
     async def go(self) -> None:
         """Continue at the first step that has not ended, up to the run's end.
 
-        :class:`~relay.runs.journal.LeaseLost` or :class:`Interrupted` when it stops before that; the run is then as it was after the
-        last transition that was written.
+        :class:`~relay.runs.journal.LeaseLost` or :class:`Interrupted` when it stops before that; the run is then as
+        it was after the last transition that was written.
         """
         inputs = await self._insist(self._inputs)
         first = next_step([step.status for step in self._claim.steps])

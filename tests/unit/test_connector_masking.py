@@ -1,0 +1,71 @@
+"""Which values of a request are hidden from everything but the wire."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.connectors.masking import looks_secret, mask_headers, mask_json, mask_text, mask_url
+
+SECRET = """token access_token accessToken ACCESS-TOKEN refreshToken idtoken secret client_secret clientSecret password
+passwd Password pwd pass passphrase key apikey api_key apiKey X-API-Key APIKey keys private_key sig signature
+X-Amz-Signature X-Amz-Credential auth oauth authorization authentication jwt sas session session_id sessionId cookie
+csrf code otp pin bearer""".split()
+PLAIN = """name keyboard monkey author authority description codec spin passenger compass tokyo sign signal subject email
+page q limit turkey session2x0 keyword opinion designer""".split()
+
+
+@pytest.mark.parametrize("name", SECRET)
+def test_secret_names(name: str) -> None:
+    assert looks_secret(name)
+    assert mask_url(f"https://x.y/p?a=1&{name}=hunter2&b=2") == f"https://x.y/p?a=1&{name}=***&b=2"
+    assert mask_json([{"a": {name: {"deep": "hunter2"}}, "b": 1}]) == [{"a": {name: "***"}, "b": 1}]
+
+
+@pytest.mark.parametrize("name", set(PLAIN) - {"session2x0"})
+def test_plain_names(name: str) -> None:
+    assert not looks_secret(name)
+    assert mask_url(f"https://x.y/p?{name}=shown") == f"https://x.y/p?{name}=shown"
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("https://x.y/p?%74oken=hunter2", "https://x.y/p?%74oken=***"),
+        ("https://x.y/p?user[password]=hunter2", "https://x.y/p?user[password]=***"),
+        ("https://x.y/p?token", "https://x.y/p?token"),
+        ("/relative?token=hunter2#frag", "/relative?token=***#***"),
+        ("https://hooks.slack.com/services/T/B/hunter2", "https://hooks.slack.com/***"),
+        ("https://discord.com/api/webhooks/1/hunter2?wait=1", "https://discord.com/api/webhooks/***?wait=1"),
+        ("https://api.telegram.org/bot1:hunter2/sendMessage", "https://api.telegram.org/bot***/sendMessage"),
+        ("https://x.webhook.office.com/webhookb2/hunter2", "https://x.webhook.office.com/***"),
+        ("https://x.y/#hunter2", "https://x.y/#***"),
+    ],
+)
+def test_urls(url: str, masked: str) -> None:
+    assert mask_url(url) == masked
+
+
+def test_headers_are_hidden_unless_known_to_be_harmless() -> None:
+    assert mask_headers({"Authorization": "a", "X-Anything": "b", "Cookie": "c", "Content-Type": "d", "accept": "e"}) == {
+        "Authorization": "***", "X-Anything": "***", "Cookie": "***", "Content-Type": "d", "accept": "e",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "shown"),
+    [
+        ("a=1&password=hunter2", "application/x-www-form-urlencoded", "a=1&password=***"),
+        ('{"a": 1, "token": "hunter2"}', "application/json; charset=utf-8", '{"a": 1, "token": "***"}'),
+        ('{"token": "hunter2"}', "application/merge-patch+json", '{"token": "***"}'),
+        ("{broken", "application/json", "{broken"),
+        ("token=shown", "text/plain", "token=shown"),
+    ],
+)
+def test_text_bodies(text: str, kind: str, shown: str) -> None:
+    assert mask_text(text, kind) == shown
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
+    st.sampled_from(["a", "b", "name"]), inner)))  # fmt: skip
+def test_values_without_secret_names_are_untouched(value: object) -> None:
+    assert mask_json(value) == value

@@ -1,0 +1,162 @@
+"""Steps before they run: order, references backwards only, and stand-ins that fit their place."""
+
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from relay.core.problem import Invalid
+from relay.runs.references import RESULT_OF, find_references
+from relay.runs.stand_ins import stand_in
+from relay.runs.steps import MAX_STEPS, RunStep, StepDraft, arrange, as_json, from_json, plan_digest
+
+
+def ref(step: str = "s1", **more: Any) -> dict[str, Any]:
+    return {RESULT_OF: step, "pointer": "/x", **more}
+
+
+def pointers(refusal: pytest.ExceptionInfo[Invalid]) -> list[str]:
+    return [error["pointer"] for error in refusal.value.extensions["errors"]]
+
+
+class TestArrange:
+    def test_ids_are_given_by_place_and_references_are_dependencies(self) -> None:
+        steps = arrange(
+            [
+                StepDraft("a.b", {}),
+                StepDraft("a.b", {}, id="mine"),
+                StepDraft("a.b", {"x": [ref("mine")], "y": ref("s1")}, depends_on=("s1",)),
+            ]
+        )
+        assert [step.id for step in steps] == ["s1", "mine", "s3"]
+        assert [step.depends_on for step in steps] == [(), (), ("s1", "mine")]
+
+    @pytest.mark.parametrize(
+        ("drafts", "pointer"),
+        [
+            ([], "/steps"),
+            ([StepDraft("a.b", {})] * (MAX_STEPS + 1), "/steps"),
+            ([StepDraft("a.b", {}, id="s2"), StepDraft("a.b", {})], "/steps/1/id"),
+            ([StepDraft("a.b", {}, id="")], "/steps/0/id"),
+            ([StepDraft("a.b", {}, id="a b")], "/steps/0/id"),
+            ([StepDraft("a.b", {}, id="s1\n")], "/steps/0/id"),
+            ([StepDraft("a.b", {}, depends_on=("s1",))], "/steps/0/depends_on/0"),
+            ([StepDraft("a.b", {}, depends_on=("s2",)), StepDraft("a.b", {})], "/steps/0/depends_on/0"),
+            ([StepDraft("a.b", {"x": ref("s1")})], "/steps/0/params/x"),
+            ([StepDraft("a.b", {}), StepDraft("a.b", {"x": {"y/z": ref("s2")}})], "/steps/1/params/x/y~1z"),
+            ([StepDraft("a.b", {"x": {RESULT_OF: "s1", "as": 1}})], "/steps/0/params/x"),
+            ([StepDraft("a.b", {"x": 2**53})], "/steps/0/params"),
+            ([StepDraft("a.b", {"x": "\ud800"})], "/steps/0/params"),
+        ],
+    )
+    def test_what_is_refused_and_where(self, drafts: list[StepDraft], pointer: str) -> None:
+        with pytest.raises(Invalid) as refusal:
+            arrange(drafts)
+        assert pointers(refusal) == [pointer]
+
+    def test_a_step_survives_being_sealed(self) -> None:
+        step = RunStep("s2", "a.b", {"x": ref()}, ("s1",))
+        assert from_json(as_json(step)) == step
+
+
+class TestDigest:
+    STEP = RunStep("s1", "a.b", {"x": 1}, ())
+
+    def test_it_is_sixty_four_hex_digits_and_the_same_for_the_same(self) -> None:
+        digest = plan_digest("w", "p", "n", [self.STEP])
+        assert len(digest) == 64
+        assert digest == plan_digest("w", "p", "n", [RunStep("s1", "a.b", {"x": 1}, ())])
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            plan_digest("v", "p", "n", [STEP]),
+            plan_digest("w", "q", "n", [STEP]),
+            plan_digest("w", "p", "m", [STEP]),
+            plan_digest("w", "p", "n", [STEP, STEP]),
+            plan_digest("w", "p", "n", [RunStep("s2", "a.b", {"x": 1}, ())]),
+            plan_digest("w", "p", "n", [RunStep("s1", "a.c", {"x": 1}, ())]),
+            plan_digest("w", "p", "n", [RunStep("s1", "a.b", {"x": 2}, ())]),
+            plan_digest("w", "p", "n", [RunStep("s1", "a.b", {"x": 1}, ("s0",))]),
+        ],
+    )
+    def test_it_binds_everything(self, other: str) -> None:
+        assert other != plan_digest("w", "p", "n", [self.STEP])
+
+
+class Mail(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    to: list[str] = Field(min_length=1, max_length=2)
+    url: str = "https://example.com/"
+    count: int = 1
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    data: dict[str, JsonValue] | list[JsonValue] | None = None
+    mode: Literal["fast", "slow"] = "fast"
+
+    @field_validator("to")
+    @classmethod
+    def _addresses(cls, value: list[str]) -> list[str]:
+        if not all("@" in address for address in value):
+            raise ValueError("no address")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _https(cls, value: str) -> str:
+        if not value.startswith("https://"):
+            raise ValueError("no URL")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> "Mail":
+        if self.mode == "slow" and self.count > 100:
+            raise ValueError("too slow")
+        return self
+
+
+def filled(params: dict[str, Any], model: type[BaseModel] = Mail) -> dict[str, Any]:
+    return stand_in(params, find_references(params), model, "/p")
+
+
+class TestStandIn:
+    @pytest.mark.parametrize(
+        "params",
+        [
+            {"to": [ref()]},
+            {"to": ["a@b.example", ref(**{"as": "text"})]},
+            {"to": ["a@b.example"], "url": ref(), "count": ref(), "ratio": ref(), "data": ref()},
+            {"to": ["a@b.example"], "data": {"deep": [ref(), {"er": ref()}]}},
+            {"to": ref(), "data": [ref()]},
+        ],
+    )
+    def test_every_reference_gets_a_value_that_fits(self, params: dict[str, Any]) -> None:
+        if params["to"] == ref():
+            with pytest.raises(Invalid) as refusal:  # an empty list is the only stand-in there is for a list
+                filled(params)
+            assert pointers(refusal) == ["/p/to"]
+            return
+        found = filled(params)
+        Mail.model_validate(found)
+        assert RESULT_OF not in str(found)
+        assert params["to"] is not found["to"]
+
+    def test_what_is_wrong_besides_is_reported_alone(self) -> None:
+        with pytest.raises(Invalid) as refusal:
+            filled({"to": [ref()], "count": "many", "extra": 1})
+        assert sorted(pointers(refusal)) == ["/p/count", "/p/extra"]
+
+    def test_what_is_wrong_as_a_whole_is_reported(self) -> None:
+        with pytest.raises(Invalid) as refusal:
+            filled({"to": [ref()], "mode": "slow", "count": 101})
+        assert pointers(refusal) == ["/p"]
+
+    @pytest.mark.parametrize("params", [{"mode": ref()}, {"count": ref(**{"as": "text"})}])
+    def test_a_place_that_no_result_fits_is_refused(self, params: dict[str, Any]) -> None:
+        class Narrow(BaseModel):
+            mode: Literal["fast", "slow"] = "fast"
+            count: list[int] = []
+
+        with pytest.raises(Invalid) as refusal:
+            filled(params, Narrow)
+        assert pointers(refusal) == [f"/p/{next(iter(params))}"]
