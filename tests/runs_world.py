@@ -1,11 +1,13 @@
 """A small house for tests of plans and runs: a real database, real keys and gate, and a connector with a script."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import uvicorn
 from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints
 
 from relay.audit.record import Recorder
@@ -16,7 +18,9 @@ from relay.core.permit import Permit
 from relay.core.plan import PlanStep, Proposal
 from relay.core.principal import Principal
 from relay.crypto.envelope import Envelopes
+from relay.gate.admit import Gate
 from relay.gate.attempts import Attempts
+from relay.gate.authenticate import Authenticate
 from relay.gate.perform import Performer
 from relay.gate.preview import Previews
 from relay.gate.sweep import Sweep
@@ -30,6 +34,8 @@ from relay.runs.steps import StepDraft
 from relay.store.database import Database
 from relay.store.target import Target
 from relay.store.vault import Vault
+from relay.surface.application import build_application
+from relay.web.api.ai import ai_routes
 
 KEK = bytes(range(32))
 PATIENCE = 10.0
@@ -231,3 +237,26 @@ async def _built(
         sweep_seconds=0.05,
     )
     return RunsHouse(database, vault, api_keys, gate, planner, plans, queue, runs, world)
+
+
+class _Failures:
+    def count(self, *, reason: str, route: str, client: str) -> None: ...
+
+
+@asynccontextmanager
+async def served(house: RunsHouse, *, streams: int = 5) -> AsyncIterator[str]:
+    """Serve the routes of plans and runs over a real socket; give the base URL."""
+    gate = Gate(Authenticate(house.api_keys, _Failures()))
+    routes = ai_routes(house.plans, house.runs, house.api_keys, streams=streams)
+    _, app = build_application([routes], gate.admit, body_limit=512 * 1024, body_seconds=5)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        house.runs.close_streams()
+        server.should_exit = True
+        await task
+        listener.close()

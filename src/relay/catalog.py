@@ -46,7 +46,8 @@ class ActionSpec:
     ``effect``: ``read`` changes nothing outside; ``write`` adds or changes; ``destructive`` cannot be undone.
     ``idempotent``: repeating it is harmless to the outside. ``redact`` returns the parameters as plain JSON with
     every secret masked, for answers and records. ``digest_form`` returns them as plain JSON for the digest, with
-    attachments replaced by their SHA-256. ``timeout`` is in seconds and bounds the whole effect.
+    attachments replaced by their SHA-256. ``timeout`` is in seconds and bounds the whole effect. ``local``: it has no
+    client and reaches nothing outside, so that a crash takes its effect with it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ActionSpec:
     params: type[BaseModel]
     result: type[BaseModel]
     idempotent: bool
+    local: bool
     timeout: float
     limits: tuple[str, ...]
     render: Render
@@ -74,12 +76,14 @@ def plain(params: BaseModel) -> dict[str, Any]:
 class Connector:
     """A group of actions that reach one kind of place.
 
-    ``hosts`` are the hosts that its client may reach; None means wherever the caller says, within egress.
+    ``hosts`` are the hosts that its client may reach; None means wherever the caller says, within egress. A ``local``
+    connector gets no client at all and may declare reads only.
     """
 
-    def __init__(self, name: str, *, hosts: frozenset[str] | None = frozenset()) -> None:
+    def __init__(self, name: str, *, hosts: frozenset[str] | None = frozenset(), local: bool = False) -> None:
         self.name = name
         self.hosts = hosts
+        self.local = local
         self.actions: dict[str, ActionSpec] = {}
 
     def action(
@@ -110,6 +114,8 @@ class Connector:
                 raise CatalogError(f"{name!r} is malformed or declared twice")
             if effect not in get_args(Effect) or scope not in SCOPES or not summary:
                 raise CatalogError(f"{name} needs a known effect, a known scope and a one-line summary")
+            if self.local and effect != "read":
+                raise CatalogError(f"{name}: a local connector changes nothing, so its actions are reads")
 
             async def guarded(permit: Permit, params: Any, client: Any) -> BaseModel:
                 if not isinstance(permit, Permit):
@@ -127,6 +133,7 @@ class Connector:
                 params=params,
                 result=result,
                 idempotent=idempotent,
+                local=self.local,
                 timeout=timeout,
                 limits=limits,
                 render=render,
@@ -164,7 +171,9 @@ class Catalog:
         self._clients: dict[str, Any] = {}
 
     def register(self, connector: Connector, client: Any) -> None:
-        """Add a connector's actions; :class:`CatalogError` for a name that exists already."""
+        """Add a connector's actions; :class:`CatalogError` for a name that exists, or a local connector's client."""
+        if connector.local and client is not None:
+            raise CatalogError(f"{connector.name} is local: it gets no client")
         for name, spec in connector.actions.items():
             if name in self._specs:
                 raise CatalogError(f"two connectors declare {name}")

@@ -178,7 +178,7 @@ def _authenticator(password: bytes) -> Callable[..., AuthResult]:
 
 async def test_credentials_are_decoded_and_used(server_tls: ssl.SSLContext, certificate: Certificate) -> None:
     inbox, authority = Inbox(), str(certificate.cert)
-    given = {"authenticator": _authenticator(b"p@ss/ word"), "auth_required": True, "tls_context": server_tls}
+    given: dict[str, Any] = {"authenticator": _authenticator(b"p@ss/ word"), "auth_required": True, "tls_context": server_tls}
     async with smtp_server(inbox, **given) as port:
         right, wrong = (f"smtp://me%40x:{word}@localhost:{port}" for word in ("p%40ss%2F%20word", "hunter2"))
         await deliver(SmtpTransport(right, FROM, ca_file=authority), "to@example.com")
@@ -313,7 +313,7 @@ async def test_silence_after_the_message_is_unknown_in_time() -> None:
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the server's list is no event
             await asyncio.sleep(0.01)
 
 

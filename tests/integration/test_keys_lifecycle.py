@@ -170,12 +170,12 @@ async def test_pages_go_from_new_to_old_and_stay_in_their_workspace(ring):
             await ring.api_keys.list("a", **bad)
 
 
-@pytest.mark.parametrize("key_id", ["", "key_", "key_" + "0" * 32, "key_" + "0" * 31 + "\x00", "é", "x" * 5000])
-async def test_there_is_no_such_key(ring, key_id):
-    with pytest.raises(NotFound):
-        await ring.api_keys.revoke(operator(), key_id, request_id=REQUEST)
-    with pytest.raises(NotFound):
-        await ring.api_keys.rotate(operator(), key_id, request_id=REQUEST)
+async def test_what_is_no_key_is_not_found_whatever_its_text(ring):
+    for key_id in ("", "key_", "key_" + "0" * 32, "key_" + "0" * 31 + "\x00", "é", "x" * 5000):
+        with pytest.raises(NotFound):
+            await ring.api_keys.revoke(operator(), key_id, request_id=REQUEST)
+        with pytest.raises(NotFound):
+            await ring.api_keys.rotate(operator(), key_id, request_id=REQUEST)
 
 
 async def test_last_use_is_noted_to_the_minute_and_never_goes_back(ring, monkeypatch):

@@ -220,7 +220,9 @@ class TestContacts:
     def test_what_is_no_contact_gives_no_address(self, context: Any) -> None:
         assert plan(self.PROMPT, context).steps == ()
 
-    @pytest.mark.parametrize("name", ["then", "saying", "email", "please", "the", "a message", "cc", ""])
+    @pytest.mark.parametrize(
+        "name", ["then", "saying", "email", "please", "the", "a message", "cc", "", "text line", "about S"]
+    )
     def test_a_name_cannot_be_a_word_of_the_language(self, name: str) -> None:
         prompts = [
             'please send a message to a@x.example, cc c@x.example, about "S" saying "T"',

@@ -131,11 +131,6 @@ class TestStandIn:
         ],
     )
     def test_every_reference_gets_a_value_that_fits(self, params: dict[str, Any]) -> None:
-        if params["to"] == ref():
-            with pytest.raises(Invalid) as refusal:  # an empty list is the only stand-in there is for a list
-                filled(params)
-            assert pointers(refusal) == ["/p/to"]
-            return
         found = filled(params)
         Mail.model_validate(found)
         assert RESULT_OF not in str(found)
@@ -151,11 +146,11 @@ class TestStandIn:
             filled({"to": [ref()], "mode": "slow", "count": 101})
         assert pointers(refusal) == ["/p"]
 
-    @pytest.mark.parametrize("params", [{"mode": ref()}, {"count": ref(**{"as": "text"})}])
+    @pytest.mark.parametrize("params", [{"mode": ref()}, {"number": ref(**{"as": "text"})}])
     def test_a_place_that_no_result_fits_is_refused(self, params: dict[str, Any]) -> None:
         class Narrow(BaseModel):
             mode: Literal["fast", "slow"] = "fast"
-            count: list[int] = []
+            number: dict[str, int] = {}
 
         with pytest.raises(Invalid) as refusal:
             filled(params, Narrow)

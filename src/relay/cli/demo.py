@@ -1,6 +1,6 @@
 """``relay demo``: a gateway of its own in a throw-away folder, and a walk along the guarded path over HTTP."""
 
-import http.client
+import http.client  # noqa: TID251  the demo is a client of its own gateway, over loopback
 import json
 import queue
 import re
@@ -46,7 +46,7 @@ def demo() -> None:
 def _start(data: Path) -> subprocess.Popen[str]:
     # A bare environment: the demo must never touch the database or the accounts of a real installation.
     command = [sys.executable, "-m", "relay", "serve", "--port", "0", "--data-dir", str(data)]
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603  this very interpreter, arguments of our own
         command,
         cwd=data.parent,
         env={"RELAY_ENV": "production", "LANG": "C.UTF-8"},
@@ -69,18 +69,17 @@ def _ready(server: subprocess.Popen[str]) -> tuple[int, str]:
 
     threading.Thread(target=pump, daemon=True).start()
     until, key = time.monotonic() + _START_SECONDS, ""
-    while (left := until - time.monotonic()) > 0:
+    while True:
         try:
-            line = lines.get(timeout=left)
+            line = lines.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
-            break
+            line = None
         if line is None:
-            break
+            fail("the demo's gateway did not start; `relay serve` says why")
         if found := _KEY.match(line):
             key = found[1]
         if found := _LISTENS.match(line):
             return int(found[1]), key
-    fail("the demo's gateway did not start; `relay serve` says why")
 
 
 class _Client:
@@ -92,7 +91,7 @@ class _Client:
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None, *, key: str | None = None) -> Any:
         """Return the answer's JSON; ends the demo when the gateway refuses."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)  # noqa: TID251
         headers = {"Authorization": f"Bearer {key or self._key}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -137,12 +136,13 @@ def _walk(client: _Client, data: Path) -> None:
 
 def _finished(client: _Client, run: dict[str, Any], agent: str) -> dict[str, Any]:
     until = time.monotonic() + _RUN_SECONDS
-    while time.monotonic() < until:
+    while True:
         state: dict[str, Any] = client.call("GET", f"/ai/jobs/{run['run_id']}", key=agent)
         if state["status"] not in ("queued", "running"):
             return state
+        if time.monotonic() > until:
+            fail("the run did not finish in time")
         time.sleep(0.05)
-    fail("the run did not finish in time")
 
 
 def _title(text: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import typer
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from relay.app import Server, open_house, open_server
 from relay.cli.welcome import welcome
@@ -54,20 +55,25 @@ def run_one(overrides: Mapping[str, str], listener: socket.socket) -> int:
     return 1
 
 
+def uvicorn_config(asgi: ASGIApp, grace_seconds: int) -> uvicorn.Config:
+    """Return how uvicorn serves the gateway: it neither logs, names itself nor believes forwarding headers."""
+    return uvicorn.Config(
+        asgi,
+        lifespan="off",
+        ws="none",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+
+
 async def _serve(settings: Settings, listener: socket.socket) -> int:
     host, port = listener.getsockname()[:2]
     async with open_house(settings) as house, open_server(house, listen=(host, port)) as server:
-        config = uvicorn.Config(
-            server.asgi,
-            lifespan="off",
-            ws="none",
-            http="httptools",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=settings.shutdown_grace_seconds,
-        )
+        config = uvicorn_config(server.asgi, settings.shutdown_grace_seconds)
         for sentence in warnings(settings):
             typer.echo(f"warning: {sentence}", err=True)
         await _Uvicorn(config, server, lambda: welcome(settings, server.first_key, host, port)).serve([listener])

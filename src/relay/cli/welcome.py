@@ -9,27 +9,36 @@ from typing import Final
 from relay.settings import Settings
 from relay.settings.model import FIELDS
 
-_FIRST_STEPS: Final = r"""
+_FIRST_KEY: Final = """
 This is the first key of this installation: workspace default, kind person, every scope.
 It is shown this once and stored nowhere in readable form; keep it in a password manager.
 
     {key}
 
 Four lines for another terminal in this folder: make an agent key, plan, execute, read the audit trail.
-
-    umask 077; {relay} key create --workspace default --scope actions:preview --scope actions:execute --quiet | sed 's/^/Authorization: Bearer /' > agent.key
-    curl -sS -H @agent.key -H 'Content-Type: application/json' -d '{{"prompt":"Send an email to you@example.com about \"First mail\" saying \"Hello from Relay\""}}' {url}/ai/plan | tee plan.json; echo
-    curl -sS -H @agent.key -H 'Content-Type: application/json' -d "{{\"plan_id\":\"$(sed 's/.*"plan_id":"\([^"]*\)".*/\1/' plan.json)\"}}" {url}/ai/execute; echo
-    {relay} audit list
-
 """
+
+_JSON: Final = "curl -sS -H @agent.key -H 'Content-Type: application/json'"
+_PROMPT: Final = r'{"prompt":"Send an email to you@example.com about \"First mail\" saying \"Hello from Relay\""}'
+# The key goes from a pipe into a file that curl reads its header from: it stands in no process list.
+_FIRST_STEPS: Final = (
+    "umask 077; RELAY key create --workspace default --scope actions:preview --scope actions:execute --quiet"
+    " | sed 's/^/Authorization: Bearer /' > agent.key",
+    f"{_JSON} -d '{_PROMPT}' URL/ai/plan | tee plan.json; echo",
+    rf"""{_JSON} -d "{{\"plan_id\":\"$(sed 's/.*"plan_id":"\([^"]*\)".*/\1/' plan.json)\"}}" URL/ai/execute; echo""",
+    "RELAY audit list",
+)
 
 
 def welcome(settings: Settings, first_key: str | None, host: str, port: int) -> None:
     """Print where the server listens and, when there is one, the first key with what to do next."""
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     if first_key is not None:
-        sys.stdout.write(_FIRST_STEPS.format(key=first_key, relay=_command(settings), url=url))
+        sys.stdout.write(_FIRST_KEY.format(key=first_key))
+        command = _command(settings)
+        for line in _FIRST_STEPS:
+            sys.stdout.write(f"\n    {line.replace('RELAY', command).replace('URL', url)}\n")
+        sys.stdout.write("\n")
     sys.stdout.write(f"relay listens on {url} (data in {settings.data_dir}); Ctrl-C stops it\n")
     sys.stdout.flush()
 

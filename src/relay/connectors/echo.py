@@ -8,7 +8,7 @@ from relay.catalog import Connector, Rendering
 from relay.core.action import Step
 from relay.core.permit import Permit
 
-connector = Connector("relay")
+connector = Connector("relay", local=True)
 
 
 class Echo(BaseModel):

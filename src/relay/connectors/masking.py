@@ -18,7 +18,7 @@ SHOWN_HEADERS: Final = frozenset(
 _ANYWHERE: Final = re.compile(
     "token|secret|passw|passphrase|passcode|signature|credential|apikey|accesskey|privatekey|authoriz|authentic|bearer"
 )
-_AS_A_WORD: Final = frozenset("auth key keys sig pwd pass pin otp code jwt sas session cookie csrf oauth nonce".split())
+_AS_A_WORD: Final = frozenset("auth key keys sig pwd pass pin otp jwt sas session cookie csrf oauth".split())
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # Addresses that are themselves the credential, by the vendors' documents.
 _SECRET_PATHS: Final = (

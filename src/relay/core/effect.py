@@ -14,7 +14,7 @@ class EffectError(Exception):
 
 
 class EffectRefused(EffectError):
-    """Nothing happened outside: the other side said no, or could not be reached before the first byte of the request."""
+    """Nothing happened outside: the other side said no, or no byte of the request was written."""
 
 
 class EffectForbidden(EffectError):

@@ -39,6 +39,9 @@ class Permit:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def __init_subclass__(cls) -> NoReturn:
+        raise PermitRefused("there is one kind of permit")
+
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise PermitRefused("a permit cannot be changed")
 

@@ -4,30 +4,28 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pydantic_core import from_json, to_json
 
-from relay.audit.record import event
 from relay.catalog import ActionSpec
 from relay.core.action import Decision, Failure, Outcome, Step
 from relay.core.clock import MICROSECONDS, now
-from relay.core.event import EventDraft
 from relay.core.ids import new_id
 from relay.core.permit import boot_clock
 from relay.core.principal import Principal
-from relay.core.problem import Gone, NotFound
+from relay.core.problem import NotFound
 from relay.gate.ask import Ask, AttemptState
-from relay.store.attempts import AttemptRepository, AttemptRow
+from relay.gate.claim import Claim, Idempotency
+from relay.gate.rows import FIRST_FENCE, attempt_event, attempt_row, ended_state, stored_state
+from relay.store.attempts import AttemptRepository
 from relay.store.database import Database
-from relay.store.idempotency import IdempotencyRepository, Remembered
-from relay.store.previews import PreviewRepository
+from relay.store.idempotency import Remembered
 from relay.store.vault import Sealed, Vault
 from relay.store.writer import StoreUnavailable, Tx
 
 LEASE_MARGIN_SECONDS: Final = 30
 _CLOCK_SLACK_SECONDS: Final = 5
-_FIRST_FENCE: Final = 1
 _RETRY_SECONDS: Final = 1.0
 
 log = logging.getLogger("relay.gate")
@@ -40,14 +38,6 @@ class Begun:
     attempt_id: str
     created_at: int
     deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class Idempotency:
-    """An idempotency key as it is stored: hash of the key, fingerprint of the request."""
-
-    key_hash: str
-    fingerprint: str
 
 
 class Attempts:
@@ -80,57 +70,18 @@ class Attempts:
         at = now()
         lease = int(spec.timeout) + LEASE_MARGIN_SECONDS
         attempt_id = new_id("att")
-        sealed = self._seal(principal.workspace_id, "params", attempt_id, to_json(step.params), at)
-        repository = AttemptRepository(principal.workspace_id)
-        keys = IdempotencyRepository(principal.workspace_id, principal.id)
-        previews = PreviewRepository(principal.workspace_id, principal.id)
-        intent = self._draft(principal, ask, "gate:action:intent", attempt_id, step, decision=decision)
+        row = attempt_row(principal, ask, spec, step, decision, attempt_id, at)
+        row.update(status="running", lease_until=at + lease * MICROSECONDS)
+        params = self._seal(principal.workspace_id, "params", attempt_id, to_json(step.params), at)
+        intent = attempt_event(principal, ask, "gate:action:intent", attempt_id, step, decision=decision)
+        claim = Claim(principal, ask, idempotency, attempt_id, at, at + self._idempotency_ttl)
 
         def unit(tx: Tx) -> Remembered | None:
-            if idempotency is not None and (found := keys.find(tx, idempotency.key_hash, at)) is not None:
+            if (found := claim.earlier(tx)) is not None:
                 return found
-            if ask.run_id and ask.step_id and (made := repository.of_run_step(tx, ask.run_id, ask.step_id)) is not None:
-                return Remembered("", made)
-            if ask.preview_id is not None and not previews.usable(tx, ask.preview_id, at):
-                raise Gone("This preview has expired or was used; make a new one.")
-            repository.insert(
-                tx,
-                id=attempt_id,
-                principal_id=principal.id,
-                action=step.action,
-                version=step.version,
-                effect=spec.effect,
-                nonce=step.nonce,
-                digest=step.digest,
-                status="running",
-                policy_id=decision.policy_id,
-                policy_version=decision.policy_version,
-                approval_id=None,
-                preview_id=ask.preview_id,
-                run_id=ask.run_id,
-                step_id=ask.step_id,
-                request_id=ask.request_id,
-                fence=_FIRST_FENCE,
-                lease_until=at + lease * MICROSECONDS,
-                created_at=at,
-                finished_at=None,
-                duration_ms=None,
-                error_code=None,
-                error_detail=None,
-                error_status=None,
-            )
-            self._vault.put(tx, sealed)
-            if ask.preview_id is not None and not previews.consume(tx, ask.preview_id, at):
-                raise Gone("This preview has expired or was used; make a new one.")
-            if idempotency is not None:
-                keys.remember(
-                    tx,
-                    key_hash=idempotency.key_hash,
-                    fingerprint=idempotency.fingerprint,
-                    subject_id=attempt_id,
-                    at=at,
-                    expires_at=at + self._idempotency_ttl,
-                )
+            claim.take(tx)
+            claim.attempts.insert(tx, **row)
+            self._vault.put(tx, params)
             tx.record(intent)
             return None
 
@@ -144,6 +95,48 @@ class Attempts:
             self._settled(attempt_id)
             return remembered
         return Begun(attempt_id, at, started + lease - _CLOCK_SLACK_SECONDS)
+
+    async def record(
+        self,
+        principal: Principal,
+        ask: Ask,
+        spec: ActionSpec,
+        step: Step,
+        decision: Decision,
+        idempotency: Idempotency | None,
+        attempt_id: str,
+        outcome: Outcome,
+    ) -> AttemptState | Remembered:
+        """Make a local action's attempt durable as a whole: it left nothing outside that an intent must precede.
+
+        Consumes and refuses as :meth:`begin` does; what the action returned is then nobody's.
+        """
+        at = now()
+        failure = outcome.failure
+        row = attempt_row(principal, ask, spec, step, decision, attempt_id, at)
+        row.update(status=outcome.status, finished_at=at, duration_ms=outcome.duration_ms)
+        if failure is not None:
+            row.update(error_code=failure.code, error_detail=failure.detail, error_status=failure.status)
+        sealed = [self._seal(principal.workspace_id, "params", attempt_id, to_json(step.params), at)]
+        if outcome.result is not None:
+            sealed.append(self._seal(principal.workspace_id, "result", attempt_id, to_json(outcome.result), at))
+        event = attempt_event(
+            principal, ask, "gate:action:outcome", attempt_id, step, decision=decision, outcome=outcome
+        )
+        claim = Claim(principal, ask, idempotency, attempt_id, at, at + self._idempotency_ttl)
+
+        def unit(tx: Tx) -> Remembered | None:
+            if (found := claim.earlier(tx)) is not None:
+                return found
+            claim.take(tx)
+            claim.attempts.insert(tx, **row)
+            for envelope in sealed:
+                self._vault.put(tx, envelope)
+            tx.record(event)
+            return None
+
+        remembered = await self._database.writer.run(unit)
+        return remembered or ended_state(principal, spec, step, attempt_id, outcome, at, at)
 
     async def finish(
         self, principal: Principal, ask: Ask, spec: ActionSpec, step: Step, begun: Begun, outcome: Outcome
@@ -164,20 +157,7 @@ class Attempts:
             self._settled(begun.attempt_id)
         if not moved:
             outcome = Outcome("unknown", None, _UNWRITTEN, outcome.duration_ms)
-        return AttemptState(
-            attempt_id=begun.attempt_id,
-            status=outcome.status,
-            action=step.action,
-            version=step.version,
-            effect=spec.effect,
-            digest=step.digest,
-            requested_by=principal.id,
-            result=outcome.result,
-            failure=outcome.failure,
-            duration_ms=outcome.duration_ms,
-            created_at=begun.created_at,
-            finished_at=at,
-        )
+        return ended_state(principal, spec, step, begun.attempt_id, outcome, begun.created_at, at)
 
     def _finish_unit(
         self, principal: Principal, ask: Ask, step: Step, attempt_id: str, outcome: Outcome, at: int
@@ -188,14 +168,14 @@ class Attempts:
             sealed = self._seal(principal.workspace_id, "result", attempt_id, to_json(outcome.result), at)
         failure = outcome.failure
         error = (failure.code, failure.detail, failure.status) if failure is not None else None
-        draft = self._draft(principal, ask, "gate:action:outcome", attempt_id, step, outcome=outcome)
-        late = self._draft(principal, ask, "gate:action:late_outcome", attempt_id, step, outcome=outcome)
+        draft = attempt_event(principal, ask, "gate:action:outcome", attempt_id, step, outcome=outcome)
+        late = attempt_event(principal, ask, "gate:action:late_outcome", attempt_id, step, outcome=outcome)
 
         def unit(tx: Tx) -> bool:
             moved = repository.finish(
                 tx,
                 attempt_id,
-                fence=_FIRST_FENCE,
+                fence=FIRST_FENCE,
                 status=outcome.status,
                 at=at,
                 duration_ms=outcome.duration_ms,
@@ -233,7 +213,7 @@ class Attempts:
 
     async def deny(self, principal: Principal, ask: Ask, step: Step, decision: Decision) -> None:
         """Make a denial durable."""
-        draft = self._draft(principal, ask, "gate:action:denied", ask.preview_id or "", step, decision=decision)
+        draft = attempt_event(principal, ask, "gate:action:denied", ask.preview_id or "", step, decision=decision)
         await self._database.writer.run(lambda tx: tx.record(draft))
 
     async def state(self, workspace_id: str, attempt_id: str) -> AttemptState:
@@ -245,7 +225,7 @@ class Attempts:
         if row.status == "succeeded":
             plaintext = await self._vault.open(workspace=workspace_id, purpose="result", record_id=attempt_id)
             result = None if plaintext is None else from_json(plaintext)
-        return _state(row, result)
+        return stored_state(row, result)
 
     async def params(self, workspace_id: str, attempt_id: str) -> bytes | None:
         """Return an attempt's parameters as JSON, or None after their retention."""
@@ -273,56 +253,7 @@ class Attempts:
             plaintext, workspace=workspace, purpose=purpose, record_id=attempt_id, expires_at=at + self._retention
         )
 
-    @staticmethod
-    def _draft(
-        principal: Principal,
-        ask: Ask,
-        tag: str,
-        target: str,
-        step: Step,
-        *,
-        decision: Decision | None = None,
-        outcome: Outcome | None = None,
-    ) -> EventDraft:
-        details: dict[str, Any] | None = None
-        if outcome is not None and outcome.failure is not None:
-            details = {"code": outcome.failure.code, "detail": outcome.failure.detail}
-        elif decision is not None and (decision.effect != "allow" or ask.client):
-            details = {"client": ask.client, "reason": decision.reason}
-        return event(
-            tag,
-            workspace_id=principal.workspace_id,
-            principal=principal.id,
-            request_id=ask.request_id,
-            target=target,
-            action=step.action,
-            decision=f"{decision.effect} {decision.policy_id}@{decision.policy_version}" if decision else "",
-            digest=step.digest,
-            outcome=outcome.status if outcome else "",
-            details=details,
-        )
-
 
 _UNWRITTEN: Final = Failure(
     "outcome_unwritten", "The action ran, but what became of it could not be written down in time.", 504
 )
-
-
-def _state(row: AttemptRow, result: dict[str, Any] | None) -> AttemptState:
-    failure = None
-    if row.error_code is not None:
-        failure = Failure(row.error_code, row.error_detail or "", row.error_status or 500)
-    return AttemptState(
-        attempt_id=row.id,
-        status=row.status,
-        action=row.action,
-        version=row.version,
-        effect=row.effect,
-        digest=row.digest,
-        requested_by=row.principal_id,
-        result=result,
-        failure=failure,
-        duration_ms=row.duration_ms,
-        created_at=row.created_at,
-        finished_at=row.finished_at,
-    )

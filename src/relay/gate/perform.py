@@ -7,12 +7,15 @@ from typing import Any, Final
 from relay.catalog import ActionSpec, Catalog
 from relay.core.action import Decision, Failure, Outcome, Step
 from relay.core.canonical import canonical_json
+from relay.core.ids import new_id
+from relay.core.permit import boot_clock
 from relay.core.principal import Principal
 from relay.core.problem import Denied, IdempotencyMismatch, Unauthenticated
 from relay.crypto.digest import sha256_hex
 from relay.gate.ask import Ask, AttemptState, Considered, PreviewState
-from relay.gate.attempts import Attempts, Begun, Idempotency
+from relay.gate.attempts import Attempts
 from relay.gate.authenticate import Credentials
+from relay.gate.claim import Idempotency
 from relay.gate.decide import decide
 from relay.gate.execute import execute
 from relay.gate.preview import Previews
@@ -79,14 +82,25 @@ class Performer:
         if decision.effect != "allow":
             await self.attempts.deny(principal, ask, step, decision)
             raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)
-        begun = await self.attempts.begin(principal, ask, spec, step, decision, idempotency)
-        if isinstance(begun, Remembered):
-            return await self._twin(principal, ask, begun, idempotency)
-        return await self._run(principal, ask, spec, step, decision, begun)
+        if spec.local:
+            done = await self._run_local(principal, ask, spec, step, decision, idempotency)
+        else:
+            done = await self._run(principal, ask, spec, step, decision, idempotency)
+        return await self._twin(principal, ask, done, idempotency) if isinstance(done, Remembered) else done
 
     async def _run(
-        self, principal: Principal, ask: Ask, spec: ActionSpec, step: Step, decision: Decision, begun: Begun
-    ) -> AttemptState:
+        self,
+        principal: Principal,
+        ask: Ask,
+        spec: ActionSpec,
+        step: Step,
+        decision: Decision,
+        idempotency: Idempotency | None,
+    ) -> AttemptState | Remembered:
+        """Intent, effect, outcome."""
+        begun = await self.attempts.begin(principal, ask, spec, step, decision, idempotency)
+        if isinstance(begun, Remembered):
+            return begun
         began = time.perf_counter()
         try:
             outcome = await execute(
@@ -104,6 +118,28 @@ class Performer:
             await asyncio.shield(self.attempts.finish(principal, ask, spec, step, begun, outcome))
             raise
         return await self.attempts.finish(principal, ask, spec, step, begun, outcome)
+
+    async def _run_local(
+        self,
+        principal: Principal,
+        ask: Ask,
+        spec: ActionSpec,
+        step: Step,
+        decision: Decision,
+        idempotency: Idempotency | None,
+    ) -> AttemptState | Remembered:
+        """A local action leaves nothing outside, so its attempt is written once, before anybody learns the result."""
+        attempt_id = new_id("att")
+        outcome = await execute(
+            spec,
+            None,
+            attempt_id=attempt_id,
+            principal=principal,
+            step=step,
+            decision=decision,
+            deadline=boot_clock() + spec.timeout,
+        )
+        return await self.attempts.record(principal, ask, spec, step, decision, idempotency, attempt_id, outcome)
 
     async def _require_alive(self, principal: Principal) -> None:
         """A run outlives the request that started it; the credential may have died since."""

@@ -1,12 +1,12 @@
 """Names that stand for addresses: the one thing that the local planner takes from a request's context."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 from relay.planning.reading import ADDRESS, Token
 from relay.planning.segmenting import word_of
 from relay.planning.unclear import Unclear, shown
-from relay.planning.words import BEFORE, CLOSINGS, GLUE, MESSAGE_GLUE, OPENINGS, REQUEST_GLUE, VERBS
+from relay.planning.words import BEFORE, CLOSINGS, GLUE, MESSAGE_GLUE, OPENINGS, REQUEST_GLUE, VERBS, plain_word
 
 MAX_CONTACTS: Final = 1000
 _MAX_WORDS: Final = 4
@@ -23,12 +23,12 @@ _RESERVED: Final = (
 Contacts = Mapping[tuple[str, ...], str | None]
 
 
-def contacts_of(context: Mapping[str, Any] | None) -> dict[tuple[str, ...], str | None]:
+def contacts_of(context: Mapping[str, Any] | None, labels: Set[str] = frozenset()) -> dict[tuple[str, ...], str | None]:
     """Return the usable entries of ``context["contacts"]``, a mapping of names to addresses.
 
     Keys are the names' words in lower case; a name that two entries give different addresses maps to None.
-    Whatever is not a name of at most four words with one address is passed over; other members of the context
-    are never read.
+    Whatever is not a name of at most four words with one address is passed over, and so is a name that begins with
+    one of ``labels``, the words that announce a parameter; other members of the context are never read.
     """
     given = context.get("contacts") if isinstance(context, Mapping) else None
     found: dict[tuple[str, ...], str | None] = {}
@@ -38,8 +38,9 @@ def contacts_of(context: Mapping[str, Any] | None) -> dict[tuple[str, ...], str 
         if not isinstance(name, str) or not isinstance(address, str) or not ADDRESS.fullmatch(address):
             continue
         words = tuple(name.casefold().replace("’", "'").split())
-        if words and len(words) <= _MAX_WORDS and not _RESERVED.issuperset(words):
-            found[words] = address if found.get(words, address) == address else None
+        if not words or len(words) > _MAX_WORDS or _RESERVED.issuperset(words) or plain_word(words[0]) in labels:
+            continue
+        found[words] = address if found.get(words, address) == address else None
     return found
 
 

@@ -157,12 +157,7 @@ class _Filling:
         tokens, parameter = self.clause.tokens, label.parameter
         after = at + len(label.words)
         announced = after
-        links = ("to",) if parameter.role == "recipients" else ("is", "of")
-        while announced < len(tokens) and (
-            tokens[announced].is_mark(":=")
-            or tokens[announced].kind == "newline"
-            or word_of(tokens[announced]) in links
-        ):
+        while announced < len(tokens) and self._links(parameter, announced):
             announced += 1
         colon = any(token.is_mark(":=") for token in tokens[after:announced])
         value = tokens[announced] if announced < len(tokens) else None
@@ -177,6 +172,14 @@ class _Filling:
         if value is None:
             raise Unclear(f"nothing follows {shown(' '.join(token.text for token in tokens[at:after]))}")
         return self._value_of(parameter, announced)
+
+    def _links(self, parameter: Parameter, at: int) -> bool:
+        """Tell whether a token only links a label to its value: a colon, "cc to a@b.example", "a subject of “Hi”"."""
+        token, after = self.clause.tokens[at], self.clause.tokens[at + 1 : at + 2]
+        if parameter.role == "recipients" and word_of(token) == "to":
+            return True
+        named = word_of(token) in ("is", "of") and bool(after) and after[0].kind in ("quote", "json", "url")
+        return named or token.is_mark(":=") or token.kind == "newline"
 
     def _for_json(self, parameter: Parameter) -> Parameter:
         return (self.profile.main("json") or parameter) if parameter.role == "text" else parameter

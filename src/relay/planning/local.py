@@ -57,7 +57,8 @@ class LocalPlanner:
     def _plan(self, prompt: str, context: dict[str, Any] | None, actions: Sequence[ActionSpec]) -> Proposal:
         profiles = [self._profile(spec) for spec in actions]
         verbs = frozenset(spec.name.rpartition(".")[2].partition("_")[0] for spec in actions)
-        clauses = _clauses(prompt, context, verbs)
+        labels = frozenset[str]().union(*(profile.labels for profile in profiles))
+        clauses = _clauses(prompt, context, verbs, labels)
         steps: list[PlanStep] = []
         earlier: list[Earlier] = []
         chosen: list[_Chosen] = []
@@ -86,12 +87,14 @@ class LocalPlanner:
         return known
 
 
-def _clauses(prompt: str, context: dict[str, Any] | None, verbs: frozenset[str]) -> list[Clause]:
+def _clauses(
+    prompt: str, context: dict[str, Any] | None, verbs: frozenset[str], labels: frozenset[str]
+) -> list[Clause]:
     if len(prompt) > MAX_PROMPT_BYTES or len(prompt.encode(errors="replace")) > MAX_PROMPT_BYTES:
         raise Unclear(f"The prompt is longer than {MAX_PROMPT_BYTES // 1024} KiB; please shorten it.")
-    tokens = without_display_names(read(prompt))
+    tokens = read(prompt)
     refuse_turned_meaning(tokens)
-    clauses = split(with_contacts(tokens, contacts_of(context)), verbs)
+    clauses = split(with_contacts(without_display_names(tokens), contacts_of(context, labels)), verbs)
     if not clauses:
         raise Unclear("The prompt asks for nothing; say what to do, for instance: call https://example.com/health")
     if len(clauses) > MAX_STEPS:

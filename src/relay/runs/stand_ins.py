@@ -14,7 +14,7 @@ from relay.core.problem import Invalid
 from relay.runs.references import Path, Reference, substitute
 
 _TEXTS: Final[tuple[Any, ...]] = ("result", "result@example.invalid", "https://example.invalid/", "", "1")
-_OTHERS: Final[tuple[Any, ...]] = (0, 1, 0.5, True, {}, [], None)
+_OTHERS: Final[tuple[Any, ...]] = (0, 1, 0.5, True, {}, [], ["result"], ["result@example.invalid"], None)
 
 
 def stand_in(

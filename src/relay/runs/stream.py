@@ -21,7 +21,7 @@ from relay.gate.authenticate import Credentials
 from relay.runs.changes import Changes
 from relay.runs.machine import FINISHED
 from relay.store.database import Database
-from relay.store.runs import RunEvent, RunRepository
+from relay.store.runs import RunEvent, RunRepository, RunRow
 from relay.store.writer import StoreUnavailable
 
 POLL_SECONDS: Final = 0.4
@@ -29,7 +29,7 @@ CREDENTIAL_SECONDS: Final = 1.0
 HEARTBEAT_SECONDS: Final = 15.0
 RETRY_SECONDS: Final = 5
 _BATCH: Final = 200
-_MAX_SEQ: Final = 2**53
+_MAX_DIGITS: Final = 9
 
 
 class Stream:
@@ -110,13 +110,15 @@ class Streams:
         # Weak, so that a stream whose answer was never sent cannot keep its place for ever.
         self._open: defaultdict[tuple[str, str], WeakSet[Stream]] = defaultdict(WeakSet)
 
-    async def over(self, principal: Principal, run_id: str, after: int) -> bool:
-        """Say whether the run has ended and a watcher that saw event number ``after`` has seen all of it."""
-        rows = RunRepository(principal.workspace_id)
-        run = await rows.find(self.reader, run_id)
-        if run is None or run.status not in FINISHED:
-            return False
-        return not await rows.events_after(self.reader, run_id, after, 1)
+    async def place(self, principal: Principal, run: RunRow, seen: int) -> int | None:
+        """Return after which event a watcher that saw number ``seen`` goes on; None when it has seen all there will be.
+
+        A number that the run has not reached is not one of its own: the watcher begins at the start.
+        """
+        last = await RunRepository(principal.workspace_id).last_event(self.reader, run.id)
+        if seen == last and run.status in FINISHED:
+            return None
+        return seen if seen <= last else 0
 
     def open(self, principal: Principal, run_id: str, after: int) -> Stream:
         """Return a stream of a run's events after number ``after``; 429 when the principal has too many open."""
@@ -142,9 +144,7 @@ class Streams:
 def sequence_of(last_event_id: str | None) -> int:
     """Return the number that a ``Last-Event-ID`` names, 0 (from the start) for what is not one of Relay's."""
     text = last_event_id or ""
-    if text.isascii() and text.isdigit() and len(text) <= 16:
-        return min(int(text), _MAX_SEQ)
-    return 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else 0
 
 
 def _shown(event: RunEvent) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Where everything stored secret lives: one row per envelope, so that rotation, purge and erasure are each one place."""
+"""Where everything stored secret lives: one row per envelope, so that rotation, purge and erasure have one place."""
 
 from sqlalchemy import bindparam, delete, insert, select
 

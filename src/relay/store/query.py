@@ -1,38 +1,46 @@
 """Statements that are compiled once for a dialect and then run without SQLAlchemy's per-execution cost."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
 
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import Compiled
 from sqlalchemy.sql.base import Executable
-
-_SQLITE: Final = sqlite.dialect(paramstyle="qmark")
-_POSTGRES: Final = postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
 
 
 class Query:
-    """A SQLAlchemy Core statement in the two forms that the drivers take.
+    """A SQLAlchemy Core statement in the two forms that the drivers take, each compiled when it is first wanted.
 
     Parameters are the statement's ``bindparam`` names. Columns are TEXT, BIGINT or binary only, for which the
     drivers need no conversion; that is what makes it right to go round SQLAlchemy's type layer here.
     """
 
-    __slots__ = ("_defaults", "_names", "_pg_defaults", "postgres", "sqlite")
-
     def __init__(self, statement: Executable) -> None:
-        compiled = statement.compile(dialect=_SQLITE)  # type: ignore[attr-defined]
-        self.sqlite: str = str(compiled)
-        self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
-        self._defaults: dict[str, Any] = dict(compiled.params)
-        other = statement.compile(dialect=_POSTGRES)  # type: ignore[attr-defined]
-        self.postgres: str = str(other)
-        self._pg_defaults: dict[str, Any] = dict(other.params)
+        self._statement = statement
 
-    def positional(self, params: Mapping[str, Any]) -> Sequence[Any]:
-        """Return the parameters in the order of SQLite's question marks."""
-        defaults = self._defaults
-        return [params[name] if name in params else defaults[name] for name in self._names]
+    @cached_property
+    def sqlite(self) -> str:
+        """The statement for ``sqlite3``, with parameters as ``:name``."""
+        from sqlalchemy.dialects import sqlite
 
-    def named(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the parameters by name, for psycopg."""
-        return {**self._pg_defaults, **params}
+        return str(self._compiled(sqlite.dialect(paramstyle="named")))
+
+    @cached_property
+    def postgres(self) -> str:
+        """The statement for psycopg, with parameters as ``%(name)s``."""
+        from sqlalchemy.dialects import postgresql  # a process on SQLite never needs it
+
+        return str(self._compiled(postgresql.dialect(paramstyle="pyformat")))  # type: ignore[no-untyped-call]
+
+    def bound(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the parameters together with the constants that stand in the statement."""
+        return {**self._constants, **params} if self._constants else params
+
+    @cached_property
+    def _constants(self) -> dict[str, Any]:
+        binds = self._compiled(None).binds.values()  # type: ignore[attr-defined]
+        return {bind.key: bind.value for bind in binds if not bind.required}
+
+    def _compiled(self, dialect: Any) -> Compiled:
+        compiled: Compiled = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+        return compiled

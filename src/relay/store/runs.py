@@ -232,6 +232,15 @@ class RunRepository:
         )
         return [RunEvent(*row) for row in await reader.all(statement)]
 
+    async def last_event(self, reader: Reader, run_id: str) -> int:
+        """Return the number of a run's newest event; 0 when there is none."""
+        row = await reader.one(
+            select(func.max(run_events.c.seq)).where(
+                run_events.c.run_id == run_id, run_events.c.workspace_id == self._workspace
+            )
+        )
+        return int(row[0] or 0) if row else 0
+
     async def attempt_of(self, reader: Reader, run_id: str, step_id: str) -> str | None:
         """Return the id of the attempt that was made for a step, or None."""
         row = await reader.one(

@@ -9,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -18,6 +19,10 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+
+# On SQLite INTEGER, unlike BIGINT, names the row itself; and a table of text keys (``sqlite_with_rowid=False``) is one
+# tree instead of two.
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
 
 def _text(name: str, *, null: bool = False) -> Column[str]:
@@ -45,9 +50,12 @@ generations = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
-workspaces = Table("workspaces", metadata, Column("id", Text, primary_key=True), _time("created_at"))
+workspaces = Table(
+    "workspaces", metadata, Column("id", Text, primary_key=True), _time("created_at"), sqlite_with_rowid=False
+)
 
 peppers = Table(
     "peppers",
@@ -56,6 +64,7 @@ peppers = Table(
     Column("envelope", LargeBinary, nullable=False),
     _time("created_at"),
     _time("retired_at", null=True),
+    sqlite_with_rowid=False,
 )
 
 api_keys = Table(
@@ -78,6 +87,7 @@ api_keys = Table(
     _text("successor_id", null=True),
     UniqueConstraint("hash", name="api_keys_hash"),
     Index("api_keys_workspace", "workspace_id", "id"),
+    sqlite_with_rowid=False,
 )
 
 previews = Table(
@@ -94,6 +104,7 @@ previews = Table(
     _time("expires_at"),
     _time("used_at", null=True),
     Index("previews_expiry", "expires_at"),
+    sqlite_with_rowid=False,
 )
 
 attempts = Table(
@@ -123,9 +134,22 @@ attempts = Table(
     _text("error_code", null=True),
     _text("error_detail", null=True),
     Column("error_status", BigInteger, nullable=True),
-    UniqueConstraint("run_id", "step_id", name="attempts_run_step"),
-    Index("attempts_workspace", "workspace_id", "id"),
-    Index("attempts_open", "status", "lease_until"),
+    sqlite_with_rowid=False,
+)
+
+Index(
+    "attempts_run_step",
+    attempts.c.run_id,
+    attempts.c.step_id,
+    unique=True,
+    sqlite_where=attempts.c.run_id.is_not(None),
+    postgresql_where=attempts.c.run_id.is_not(None),
+)
+Index(
+    "attempts_running",
+    attempts.c.lease_until,
+    sqlite_where=attempts.c.status == "running",
+    postgresql_where=attempts.c.status == "running",
 )
 
 idempotency = Table(
@@ -139,6 +163,7 @@ idempotency = Table(
     _time("expires_at"),
     PrimaryKeyConstraint("workspace_id", "principal_id", "key_hash"),
     Index("idempotency_expiry", "expires_at"),
+    sqlite_with_rowid=False,
 )
 
 plans = Table(
@@ -153,6 +178,7 @@ plans = Table(
     _time("expires_at"),
     _time("used_at", null=True),
     Index("plans_expiry", "expires_at"),
+    sqlite_with_rowid=False,
 )
 
 runs = Table(
@@ -171,6 +197,7 @@ runs = Table(
     _time("lease_until", null=True),
     Index("runs_workspace", "workspace_id", "id"),
     Index("runs_open", "status", "lease_until"),
+    sqlite_with_rowid=False,
 )
 
 run_steps = Table(
@@ -188,6 +215,7 @@ run_steps = Table(
     _text("error_code", null=True),
     _text("error_detail", null=True),
     PrimaryKeyConstraint("run_id", "position"),
+    sqlite_with_rowid=False,
 )
 
 run_events = Table(
@@ -201,6 +229,7 @@ run_events = Table(
     _text("step_id"),
     _text("status"),
     PrimaryKeyConstraint("run_id", "seq"),
+    sqlite_with_rowid=False,
 )
 
 envelopes = Table(
@@ -214,13 +243,13 @@ envelopes = Table(
     _time("expires_at", null=True),
     PrimaryKeyConstraint("purpose", "record_id"),
     Index("envelopes_expiry", "expires_at"),
-    Index("envelopes_kek", "kek_id"),
+    sqlite_with_rowid=False,
 )
 
 audit_events = Table(
     "audit_events",
     metadata,
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", _NUMBER, primary_key=True, autoincrement=False),
     _text("id"),
     _time("occurred_at"),
     _text("workspace_id"),
@@ -236,9 +265,12 @@ audit_events = Table(
     _text("prev_hash"),
     _text("hash"),
     UniqueConstraint("id", name="audit_events_id"),
-    UniqueConstraint("prev_hash", name="audit_events_prev_hash"),
     Index("audit_events_workspace", "workspace_id", "seq"),
 )
+
+# Two processes that append at once must not both follow the same row. On SQLite the write lock forbids it, and an index
+# of random values would cost every commit a page per event.
+Index("audit_events_prev_hash", audit_events.c.prev_hash, unique=True).ddl_if(dialect="postgresql")
 
 audit_head = Table(
     "audit_head",
@@ -252,7 +284,7 @@ audit_head = Table(
 signed_heads = Table(
     "signed_heads",
     metadata,
-    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("size", _NUMBER, primary_key=True, autoincrement=False),
     _text("note"),
     _time("signed_at"),
 )
@@ -266,4 +298,5 @@ anonymous_failures = Table(
     _text("block"),
     Column("count", BigInteger, nullable=False),
     PrimaryKeyConstraint("minute", "reason", "route", "block"),
+    sqlite_with_rowid=False,
 )

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRouter
 from fastapi.telemetry import TelemetryConfig
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay import __version__
@@ -31,13 +33,35 @@ class RelayApp(FastAPI):
         )
         self._initial_handlers = dict(self.exception_handlers)
 
-    def exception_handlers_changed(self) -> bool:
-        """Say whether anybody added an exception handler, which could answer with success."""
-        return self.exception_handlers != self._initial_handlers
+    def side_door(self) -> str | None:
+        """Name what could answer a request without being a route; None when there is nothing of the kind."""
+        router = self.router
+        doors = {
+            "a router of another class": type(router) is not APIRouter,
+            "middleware": self.user_middleware or router.middleware_stack != router.app,
+            "an exception handler": self.exception_handlers != self._initial_handlers,
+            "an answer of last resort": router.default != router.not_found,
+            # Where FastAPI keeps ``app.frontend(…)``; ``app.routes`` does not show it.
+            "a frontend folder": router._low_priority_routes,
+        }
+        return next((name for name, open_ in doors.items() if open_), None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
-        await self.router(scope, receive, send)
+        try:
+            await self.router(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code == 405 and "route" in scope:
+                error.headers = {"Allow": ", ".join(self._methods(scope["route"].path_format))}
+            raise
+
+    def _methods(self, path_format: str) -> list[str]:
+        """Return the methods of every route of a path: the router itself names those of the first one only."""
+        found: set[str] = set()
+        for route in self.routes:
+            if getattr(route, "path_format", None) == path_format:
+                found |= getattr(route, "methods", None) or set()
+        return sorted(found)
 
 
 def build_application(

@@ -21,8 +21,8 @@ async def read_json(facts: RequestFacts, receive: Receive, limit: int, seconds: 
     """Return the body's JSON value.
 
     ``limit`` is in bytes, ``seconds`` bounds the arrival of the whole body. Problems: 415 for another media type or a
-    content encoding, 413 beyond the limit, 408 when it does not arrive, 400 when it is no JSON, 422 when it is too deep,
-    has too many values or a number outside ±(2^53−1).
+    content encoding, 413 beyond the limit, 408 when it does not arrive, 400 when it is no JSON, 422 when it is too
+    deep, has too many values or a number outside ±(2^53−1).
     """
     _require_json(facts)
     body = await read_body(facts, receive, limit, seconds)

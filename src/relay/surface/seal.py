@@ -1,12 +1,14 @@
 """The second lock: start-up walks every route and refuses what is not declared."""
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+import re
+from typing import Final, Protocol
 
-from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
 
 from relay.surface.declare import Admit, GuardedRoute
+
+_PARAMETER: Final = re.compile(r"\{[^}]*\}")
+_WAYS_IN: Final = frozenset({"serve", "handle", "matches", "__call__"})
 
 
 class SealedApp(Protocol):
@@ -15,9 +17,7 @@ class SealedApp(Protocol):
     @property
     def routes(self) -> list[BaseRoute]: ...
 
-    user_middleware: list[Any]
-
-    def exception_handlers_changed(self) -> bool: ...
+    def side_door(self) -> str | None: ...
 
 
 class Unsealed(RuntimeError):
@@ -28,26 +28,32 @@ def seal(app: SealedApp, admit: Admit) -> tuple[GuardedRoute, ...]:
     """Return the routes when every one of them is declared and guarded by this very ``admit``.
 
     :class:`Unsealed` names the first that is not: a plain route, a mount, a static folder, a websocket, an included
-    router, middleware that could answer by itself, or a declared route whose guard was replaced.
+    router (FastAPI would serve even a declared route in it by a handler of its own), middleware or another thing that
+    could answer by itself, or a declared route whose guard was replaced.
     """
-    if app.user_middleware or app.exception_handlers_changed():
-        raise Unsealed("middleware or exception handlers could answer before admission")
+    if door := app.side_door():
+        raise Unsealed(f"{door} could answer before admission")
     sealed: list[GuardedRoute] = []
     seen: set[tuple[str, str]] = set()
-    for route in walk(app):
+    for route in app.routes:
         if type(route) is not GuardedRoute:
             raise Unsealed(f"{getattr(route, 'path', route)!r} is a {type(route).__name__}, not a declared route")
-        if route.admit is not admit or route.app != route.serve:
+        if route.admit is not admit or not _is_whole(route):
             raise Unsealed(f"{route.path} does not lead through the gate")
         for method in sorted(route.methods or ()):
-            if (method, route.path_format) in seen:
+            place = method, _PARAMETER.sub("{}", route.path_format)
+            if place in seen:
                 raise Unsealed(f"{method} {route.path} is declared twice")
-            seen.add((method, route.path_format))
+            seen.add(place)
         sealed.append(route)
     return tuple(sealed)
 
 
-def walk(app: SealedApp) -> Iterator[BaseRoute]:
-    """Yield every route, those of included routers too (a loop over ``app.routes`` would not see them)."""
-    for context in iter_route_contexts(app.routes):
-        yield context.original_route
+def _is_whole(route: GuardedRoute) -> bool:
+    """Say whether a request to the route arrives at the class's own ``serve``, by no way of this one object's own."""
+    function = getattr(route.app, "__func__", None)
+    return (
+        function is GuardedRoute.serve
+        and getattr(route.app, "__self__", None) is route
+        and not _WAYS_IN & vars(route).keys()
+    )

@@ -26,7 +26,7 @@ log = logging.getLogger("relay.http")
 
 
 class Unstamped(RuntimeError):
-    """A handler answered with success although the request had not been admitted."""
+    """A handler answered with success although the request had not been admitted, or gave no answer at all."""
 
 
 class Stamp:
@@ -57,10 +57,14 @@ class Stamp:
                     _require_admission(scope, facts)
                 message["headers"] = document_headers(message.get("headers", ()), request_id)
                 started = True
+            elif not started:
+                raise Unstamped(f"{scope['method']} sent {message['type']} before an answer had begun")
             await send(message)
 
         try:
             await self._app(scope, receive, stamped)
+            if not started:
+                raise Unstamped(f"{scope['method']} was not answered")
         except Exception as error:  # the last line of defence: whatever it is, the caller gets a problem
             problem = problem_of(error)
             if problem.status >= 500:
@@ -82,8 +86,8 @@ def facts_of(scope: Scope) -> RequestFacts:
 
 
 def _require_admission(scope: Scope, facts: RequestFacts) -> None:
-    admission = scope.get(ADMISSION)
-    if not isinstance(admission, Admission) or not admission.covers(facts):
+    admission: object = scope.get(ADMISSION)
+    if type(admission) is not Admission or not admission.covers(facts):
         raise Unstamped(f"{scope['method']} answered without admission")
 
 

@@ -216,9 +216,9 @@ def _event_routes(routes: Routes, runs: Runs, credentials: Credentials, limit: i
     )
     async def events(call: Call, run_id: str) -> Response:
         """Stream changes of status as server-sent events, from the start or after ``Last-Event-ID``."""
-        await runs.find(call.principal, run_id)
-        after = sequence_of(last_event_id(call))
-        if after and await streams.over(call.principal, run_id, after):
+        run = await runs.find(call.principal, run_id)
+        after = await streams.place(call.principal, run, sequence_of(last_event_id(call)))
+        if after is None:
             return Response(status_code=204)  # by the standard, what makes a browser stop coming back
         return EventStream(streams.open(call.principal, run_id, after))
 

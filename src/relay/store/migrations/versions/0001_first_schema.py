@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("block", sa.Text(), nullable=False),
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("minute", "reason", "route", "block"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "api_keys",
@@ -40,6 +41,7 @@ def upgrade() -> None:
         sa.Column("successor_id", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("hash", name="api_keys_hash"),
+        sqlite_with_rowid=False,
     )
     op.create_index("api_keys_workspace", "api_keys", ["workspace_id", "id"], unique=False)
     op.create_table(
@@ -69,13 +71,27 @@ def upgrade() -> None:
         sa.Column("error_detail", sa.Text(), nullable=True),
         sa.Column("error_status", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("run_id", "step_id", name="attempts_run_step"),
+        sqlite_with_rowid=False,
     )
-    op.create_index("attempts_open", "attempts", ["status", "lease_until"], unique=False)
-    op.create_index("attempts_workspace", "attempts", ["workspace_id", "id"], unique=False)
+    op.create_index(
+        "attempts_run_step",
+        "attempts",
+        ["run_id", "step_id"],
+        unique=True,
+        sqlite_where=sa.text("run_id IS NOT NULL"),
+        postgresql_where=sa.text("run_id IS NOT NULL"),
+    )
+    op.create_index(
+        "attempts_running",
+        "attempts",
+        ["lease_until"],
+        unique=False,
+        sqlite_where=sa.text("status = 'running'"),
+        postgresql_where=sa.text("status = 'running'"),
+    )
     op.create_table(
         "audit_events",
-        sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("occurred_at", sa.BigInteger(), nullable=False),
         sa.Column("workspace_id", sa.Text(), nullable=False),
@@ -92,8 +108,9 @@ def upgrade() -> None:
         sa.Column("hash", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("id", name="audit_events_id"),
-        sa.UniqueConstraint("prev_hash", name="audit_events_prev_hash"),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        op.create_index("audit_events_prev_hash", "audit_events", ["prev_hash"], unique=True)
     op.create_index("audit_events_workspace", "audit_events", ["workspace_id", "seq"], unique=False)
     op.create_table(
         "audit_head",
@@ -112,14 +129,15 @@ def upgrade() -> None:
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("purpose", "record_id"),
+        sqlite_with_rowid=False,
     )
     op.create_index("envelopes_expiry", "envelopes", ["expires_at"], unique=False)
-    op.create_index("envelopes_kek", "envelopes", ["kek_id"], unique=False)
     op.create_table(
         "generations",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("value", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "idempotency",
@@ -130,6 +148,7 @@ def upgrade() -> None:
         sa.Column("subject_id", sa.Text(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("workspace_id", "principal_id", "key_hash"),
+        sqlite_with_rowid=False,
     )
     op.create_index("idempotency_expiry", "idempotency", ["expires_at"], unique=False)
     op.create_table(
@@ -150,6 +169,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("retired_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "plans",
@@ -162,6 +182,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("used_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_with_rowid=False,
     )
     op.create_index("plans_expiry", "plans", ["expires_at"], unique=False)
     op.create_table(
@@ -177,6 +198,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("used_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_with_rowid=False,
     )
     op.create_index("previews_expiry", "previews", ["expires_at"], unique=False)
     op.create_table(
@@ -189,6 +211,7 @@ def upgrade() -> None:
         sa.Column("step_id", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", "seq"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "run_steps",
@@ -204,6 +227,7 @@ def upgrade() -> None:
         sa.Column("error_code", sa.Text(), nullable=True),
         sa.Column("error_detail", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("run_id", "position"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "runs",
@@ -219,12 +243,13 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_with_rowid=False,
     )
     op.create_index("runs_open", "runs", ["status", "lease_until"], unique=False)
     op.create_index("runs_workspace", "runs", ["workspace_id", "id"], unique=False)
     op.create_table(
         "signed_heads",
-        sa.Column("size", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("size", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("note", sa.Text(), nullable=False),
         sa.Column("signed_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("size"),
@@ -234,6 +259,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_with_rowid=False,
     )
     op.bulk_insert(sa.table("audit_head", sa.column("one"), sa.column("size"), sa.column("hash")), [HEAD_ROW])
     op.bulk_insert(sa.table("generations", sa.column("name"), sa.column("value")), [{"name": "keys", "value": 0}])

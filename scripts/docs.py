@@ -1,0 +1,181 @@
+"""The parts of the documentation that are made from the code: ``python -m scripts.docs`` writes them.
+
+``docs/configuration.md`` and ``docs/commands.md`` are whole pages; in ``docs/actions.md`` each part stands between
+``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares what stands there with what this module says.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.main import get_command
+
+from relay.app import build_catalog
+from relay.catalog import ActionSpec, Catalog
+from relay.cli.main import app as relay_app
+from relay.settings import load_settings
+from relay.settings.docs import configuration_markdown
+
+TOP: Final = Path(__file__).resolve().parent.parent
+_COMMANDS: Final = """# The command line
+
+This page is generated from the code: `python -m scripts.docs`. Every command acts on the installation that
+`RELAY_DATA_DIR` and `DATABASE_URL` name, also beside a running server. Exit status: 0 done, 1 the answer is no (a failed
+check, a refusal), 2 wrong usage. In a checkout the command is `.venv/bin/relay`.
+"""
+_PART: Final = re.compile(r"(?s)(<!-- begin (\S+) -->\n).*?(<!-- end \2 -->\n)")
+
+
+def catalog() -> Catalog:
+    """Return the actions of an installation with default settings."""
+    return build_catalog(load_settings({}, Path("/")), ("127.0.0.1", 8000))
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Yield every command that does something, with the words by which it is called."""
+    yield from _leaves("relay", get_command(relay_app))
+
+
+def _leaves(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(command, TyperGroup):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        yield from _leaves(f"{path} {name}", inner)
+
+
+def commands_markdown() -> str:
+    """Return the page ``docs/commands.md``."""
+    return _COMMANDS + "".join(_command(path, command) for path, command in commands())
+
+
+def _command(path: str, command: Any) -> str:
+    text = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    rows = [_argument(item) for item in command.params if isinstance(item, TyperArgument)]
+    rows += [_option(item) for item in command.params if isinstance(item, TyperOption) and not item.hidden]
+    table = "".join(f"| {' | '.join(_cell(cell) for cell in row)} |\n" for row in rows)
+    head = "| option | meaning | default |\n|---|---|---|\n"
+    return f"\n## {path}\n\n{_prose(text)}\n" + (f"\n{head}{table}" if rows else "")
+
+
+def _argument(item: TyperArgument) -> tuple[str, str, str]:
+    return f"`{item.metavar or (item.name or '').upper()}`", item.help or "", "required" if item.required else "none"
+
+
+def _option(item: TyperOption) -> tuple[str, str, str]:
+    names = ", ".join(f"`{name}`" for name in item.opts)
+    if item.required:
+        default = "required"
+    elif item.is_flag or item.default in (None, "", [], ()):
+        default = "off" if item.is_flag else "none"
+    else:
+        default = f"`{item.default}`"
+    return names, item.help or "", default
+
+
+def action_parts() -> dict[str, str]:
+    """Return the generated part of ``docs/actions.md`` for each action."""
+    return {spec.name: _action(spec) for spec in catalog()}
+
+
+def _action(spec: ActionSpec) -> str:
+    facts = (
+        f"{spec.summary} Effect `{spec.effect}`, scope `{spec.scope}`, time-out {spec.timeout:g} s, "
+        f"{'idempotent' if spec.idempotent else 'not idempotent'}, version {spec.version}."
+    )
+    params = spec.params.model_json_schema()
+    result = spec.result.model_json_schema(mode="serialization")
+    inner = "".join(
+        f"\nEach `{name}`:\n\n{_members(schema, defaults=True)}"
+        for name, schema in params.get("$defs", {}).items()
+        if "properties" in schema
+    )
+    return (
+        f"{facts}\n\nParameters:\n\n{_members(params, defaults=True)}{inner}\n"
+        f"Result:\n\n{_members(result, defaults=False)}"
+    )
+
+
+def _members(schema: dict[str, Any], *, defaults: bool) -> str:
+    head = "| name | type | default | meaning |\n|---|---|---|---|\n" if defaults else "| name | type |\n|---|---|\n"
+    rows = []
+    for name, member in schema["properties"].items():
+        cells = [f"`{name}`", _type(member)]
+        if defaults:
+            cells += [_default(name, member, schema), member.get("description", "")]
+        rows.append(f"| {' | '.join(map(_cell, cells))} |\n")
+    return head + "".join(rows)
+
+
+def _default(name: str, member: dict[str, Any], schema: dict[str, Any]) -> str:
+    if name in schema.get("required", ()):
+        return "required"
+    value = member.get("default")
+    if value is None:
+        return "none"
+    return f"`{value}`" if value != "" else "empty"
+
+
+def _type(member: dict[str, Any]) -> str:
+    if "anyOf" in member:
+        return " or ".join(dict.fromkeys(map(_type, member["anyOf"])))
+    if "$ref" in member:
+        name = member["$ref"].rpartition("/")[2]
+        return "any JSON value" if name == "JsonValue" else f"`{name}`"
+    if "enum" in member:
+        return ", ".join(f"`{value}`" for value in member["enum"])
+    kind = member.get("type", "any JSON value")
+    if kind == "array":
+        inner = _type(member.get("items", {}))
+        inner = f"({inner})" if "," in inner or " or " in inner else inner
+        return f"list of {inner}{_bounds(member, 'minItems', 'maxItems', 'entries')}"
+    if kind == "object" and isinstance(member.get("additionalProperties"), dict):
+        inner = _type(member["additionalProperties"])
+        return f"object of ({inner})" if " or " in inner else f"object of {inner}"
+    return f"{kind}{_bounds(member, 'minLength', 'maxLength', 'characters')}"
+
+
+def _bounds(member: dict[str, Any], least: str, most: str, unit: str) -> str:
+    low, high = member.get(least), member.get(most)
+    if low and high:
+        return f", {low} to {high} {unit}"
+    return f", at most {high} {unit}" if high else ""
+
+
+def _cell(text: str) -> str:
+    return " ".join(_prose(text).split()).replace("|", "\\|")
+
+
+def _prose(text: str) -> str:
+    return text.replace("``", "`")
+
+
+def with_parts(page: str, parts: dict[str, str]) -> str:
+    """Return a page with every marked part replaced by what it should say; KeyError for an unknown name."""
+    return _PART.sub(lambda match: f"{match[1]}\n{parts[match[2]]}\n{match[3]}", page)
+
+
+def pages() -> dict[str, str]:
+    """Return every page with generated text, by path, as it should be."""
+    actions = (TOP / "docs/actions.md").read_text(encoding="utf-8")
+    return {
+        "docs/configuration.md": configuration_markdown(),
+        "docs/commands.md": commands_markdown(),
+        "docs/actions.md": with_parts(actions, action_parts()),
+    }
+
+
+def main() -> int:
+    """Write every page that is not current."""
+    for path, text in pages().items():
+        if not (TOP / path).exists() or (TOP / path).read_text(encoding="utf-8") != text:
+            (TOP / path).write_text(text, encoding="utf-8")
+            sys.stdout.write(f"wrote {path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

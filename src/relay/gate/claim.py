@@ -1,0 +1,60 @@
+"""What an attempt uses up: a preview, an idempotency key, a place in a run; each leads to one attempt at most."""
+
+from dataclasses import dataclass
+
+from relay.core.principal import Principal
+from relay.core.problem import Gone
+from relay.gate.ask import Ask
+from relay.store.attempts import AttemptRepository
+from relay.store.idempotency import IdempotencyRepository, Remembered
+from relay.store.previews import PreviewRepository
+from relay.store.writer import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """An idempotency key as it is stored: hash of the key, fingerprint of the request."""
+
+    key_hash: str
+    fingerprint: str
+
+
+class Claim:
+    """The claim of one attempt; :meth:`earlier` and :meth:`take` belong into the same unit."""
+
+    def __init__(
+        self, principal: Principal, ask: Ask, idempotency: Idempotency | None, attempt_id: str, at: int, until: int
+    ) -> None:
+        self.attempts = AttemptRepository(principal.workspace_id)
+        self._keys = IdempotencyRepository(principal.workspace_id, principal.id)
+        self._previews = PreviewRepository(principal.workspace_id, principal.id)
+        self._ask = ask
+        self._idempotency = idempotency
+        self._attempt_id = attempt_id
+        self._at = at
+        self._until = until
+
+    def earlier(self, tx: Tx) -> Remembered | None:
+        """Return the attempt that this request has led to before; 410 when its preview is spent. Writes nothing."""
+        ask, idempotency = self._ask, self._idempotency
+        if idempotency is not None and (found := self._keys.find(tx, idempotency.key_hash, self._at)) is not None:
+            return found
+        if ask.run_id and ask.step_id and (made := self.attempts.of_run_step(tx, ask.run_id, ask.step_id)) is not None:
+            return Remembered("", made)
+        if ask.preview_id is not None and not self._previews.usable(tx, ask.preview_id, self._at):
+            raise Gone("This preview has expired or was used; make a new one.")
+        return None
+
+    def take(self, tx: Tx) -> None:
+        """Use everything up, in the transaction that inserts the attempt."""
+        if self._ask.preview_id is not None and not self._previews.consume(tx, self._ask.preview_id, self._at):
+            raise Gone("This preview has expired or was used; make a new one.")
+        if self._idempotency is not None:
+            self._keys.remember(
+                tx,
+                key_hash=self._idempotency.key_hash,
+                fingerprint=self._idempotency.fingerprint,
+                subject_id=self._attempt_id,
+                at=self._at,
+                expires_at=self._until,
+            )

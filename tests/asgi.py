@@ -1,0 +1,56 @@
+"""An ASGI application asked in process, where a test has to stand between its layers."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Scope
+
+Receive = Callable[[], Awaitable[Message]]
+
+
+@dataclass
+class Heard:
+    """Every message that an application sent."""
+
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def status(self) -> int | None:
+        return next((m["status"] for m in self.messages if m["type"] == "http.response.start"), None)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(m.get("body", b"") for m in self.messages if m["type"] == "http.response.body")
+
+
+def scope_of(method: str = "GET", path: str = "/", **more: Any) -> Scope:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"relay.test")],
+        "client": ("127.0.0.1", 50_000),
+        "server": ("127.0.0.1", 8000),
+        **more,
+    }
+
+
+async def no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def ask(app: ASGIApp, scope: Scope, receive: Receive = no_body) -> Heard:
+    heard = Heard()
+
+    async def send(message: Message) -> None:
+        heard.messages.append(message)
+
+    await app(scope, receive, send)
+    return heard
