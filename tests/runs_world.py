@@ -160,9 +160,11 @@ class RunsHouse:
     async def until(self, principal: Principal, run_id: str, *statuses: str) -> RunState:
         """Return the run as soon as it has one of these statuses."""
         async with asyncio.timeout(PATIENCE):
-            while (state := await self.runs.show(principal, run_id)).run.status not in statuses:
+            while True:
+                state = await self.runs.show(principal, run_id)
+                if state.run.status in statuses:
+                    return state
                 await asyncio.sleep(0.01)
-        return state
 
     async def ended(self, principal: Principal, run_id: str) -> RunState:
         return await self.until(principal, run_id, "succeeded", "failed", "cancelled", "unknown")

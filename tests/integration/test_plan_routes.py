@@ -39,7 +39,7 @@ class Client:
                 status, job = await self.ask("GET", f"/ai/jobs/{run_id}")
                 assert status == 200
                 if job["status"] not in ("queued", "running"):
-                    return job  # type: ignore[no-any-return]
+                    return job
                 await asyncio.sleep(0.01)
 
 
@@ -164,7 +164,7 @@ async def test_a_malformed_idempotency_key_is_refused(quick: Client, value: str)
 
 
 async def test_an_idempotency_key_makes_repeating_safe(client: Client) -> None:
-    body = {"steps": [{"action": "test.say", "params": {"text": "one"}}]}
+    body: dict[str, Any] = {"steps": [{"action": "test.say", "params": {"text": "one"}}]}
     first = await client.ask("POST", "/ai/execute", body, Idempotency_Key="k")
     again = await client.ask("POST", "/ai/execute", body, Idempotency_Key="k")
     assert first[0] == again[0] == 202

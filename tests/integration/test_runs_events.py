@@ -110,7 +110,14 @@ async def test_a_watcher_that_comes_back_misses_nothing_and_sees_nothing_twice(t
         who, key = await house.key()
         run_id = await house.start_run(who, said("one"), said("two"))
         await house.ended(who, run_id)
-        for last, rest in (("3", WHOLE[3:]), ("0", WHOLE), ("garbage", WHOLE), ("-1", WHOLE), ("8", WHOLE), ("9" * 40, WHOLE)):
+        for last, rest in (
+            ("3", WHOLE[3:]),
+            ("0", WHOLE),
+            ("garbage", WHOLE),
+            ("-1", WHOLE),
+            ("8", WHOLE),
+            ("9" * 40, WHOLE),
+        ):
             async with http.watch(run_id, key, last) as watcher:
                 assert [event.brief for event in await watcher.rest()] == rest
         async with http.watch(run_id, key, "7") as watcher:

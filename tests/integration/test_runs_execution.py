@@ -10,11 +10,24 @@ from sqlalchemy import select, text
 
 from relay.core.clock import now
 from relay.core.effect import EffectRefused, EffectUnknown
+from relay.core.plan import PlanStep
 from relay.core.principal import Principal
-from relay.core.problem import Conflict, Gone, IdempotencyMismatch, InsufficientScope, Invalid, NotFound
+from relay.core.problem import (
+    Conflict,
+    Gone,
+    IdempotencyMismatch,
+    Invalid,
+    NotFound,
+    Problem,
+    TooManyStreams,
+    Unavailable,
+)
+from relay.crypto.envelope import EnvelopeError
 from relay.runs.references import RESULT_OF
 from relay.runs.service import Order
 from relay.runs.steps import StepDraft
+from relay.runs.work import Work
+from relay.store.envelopes import EnvelopeRepository
 from relay.store.tables import audit_events, envelopes, run_events
 from relay.store.target import Target
 from tests.runs_world import RunsHouse, runs_house, said, statuses
@@ -144,11 +157,10 @@ async def test_a_defect_in_the_gate_is_an_end_too(
     assert state.steps[0].error_code == "internal"
 
 
-async def test_the_database_being_away_delays_a_step_and_repeats_nothing(
-    house: RunsHouse, who: Principal, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("problem", [Unavailable, TooManyStreams])
+async def test_what_passes_by_itself_delays_a_step_and_repeats_nothing(
+    house: RunsHouse, who: Principal, monkeypatch: pytest.MonkeyPatch, problem: type[Problem]
 ) -> None:
-    from relay.core.problem import Unavailable
-
     perform, refusals = house.gate.perform, 3
 
     async def unavailable(*arguments: Any) -> Any:
@@ -156,7 +168,7 @@ async def test_the_database_being_away_delays_a_step_and_repeats_nothing(
         state = await perform(*arguments) if refusals in (0, 3) else None
         if refusals:
             refusals -= 1
-            raise Unavailable("away")  # the first time after the effect: the gate must know that step again
+            raise problem("not now")  # the first time after the effect: the gate must know that step again
         return state
 
     monkeypatch.setattr(house.gate, "perform", unavailable)
@@ -176,6 +188,7 @@ async def test_the_database_being_away_delays_a_step_and_repeats_nothing(
         ([said("one"), said(result_of("s1", "/text"), extra=1)], "/steps/1/params/extra"),
         ([said("one"), said(result_of("s3", "/text")), said("x")], "/steps/1/params/text"),
         ([said("one"), StepDraft("no.such", {"x": result_of("s1", "/text")})], "/steps/1/action"),
+        ([said("one"), StepDraft("test.erase", {"text": result_of("s1", "/text")})], "/steps/1/action"),
     ],
 )
 async def test_what_is_not_valid_is_refused_before_anything_runs(
@@ -319,8 +332,6 @@ async def test_erased_inputs_fail_the_run(target: Target) -> None:
     async with runs_house(target, running=False) as house:
         who, _ = await house.key()
         run_id = await house.start_run(who, said("one"))
-        from relay.store.envelopes import EnvelopeRepository
-
         await house.database.writer.run(
             lambda tx: EnvelopeRepository("default").drop(tx, purpose="run", record_id=run_id)
         )
@@ -352,8 +363,6 @@ async def test_pages_are_newest_first_and_complete(target: Target) -> None:
 
 class TestPlans:
     async def plan(self, house: RunsHouse, who: Principal, *texts: str) -> str:
-        from relay.core.plan import PlanStep
-
         house.planner.propose_steps(
             *(PlanStep(f"s{n}", "test.say", {"text": text}, "Say it.") for n, text in enumerate(texts, 1))
         )
@@ -370,9 +379,7 @@ class TestPlans:
     async def test_of_many_at_once_one_gets_the_plan(self, house: RunsHouse, who: Principal) -> None:
         plan_id = await self.plan(house, who, "one")
         orders = [Order(request_id=f"req_{number}", plan_id=plan_id) for number in range(8)]
-        made = await asyncio.gather(
-            *(house.runs.execute(who, order) for order in orders), return_exceptions=True
-        )
+        made = await asyncio.gather(*(house.runs.execute(who, order) for order in orders), return_exceptions=True)
         runs = [entry for entry in made if isinstance(entry, tuple)]
         assert len(runs) == 1
         assert sum(isinstance(entry, Gone) for entry in made) == 7
@@ -408,8 +415,6 @@ class TestPlans:
             await house.runs.execute(who, Order(request_id="req_1", plan_id=plan.id))
 
     async def test_one_step_that_is_not_valid_empties_the_proposal(self, house: RunsHouse, who: Principal) -> None:
-        from relay.core.plan import PlanStep
-
         house.planner.propose_steps(
             PlanStep("s1", "test.say", {"text": "one"}, ""), PlanStep("s2", "test.say", {"no": 1}, "")
         )
@@ -421,8 +426,28 @@ class TestPlans:
 
 async def test_a_viewer_cannot_run_what_it_may_plan(house: RunsHouse) -> None:
     viewer, _ = await house.key(scopes=("viewer",))
-    with pytest.raises((InsufficientScope, Invalid)):
-        await house.start_run(viewer, StepDraft("test.say", {}))
     state = await house.ended(viewer, await house.start_run(viewer, said("one")))
     assert state.steps[0].error_code == "insufficient-scope"
     assert house.world.texts == []
+
+
+async def test_a_summary_is_the_action_s_own(house: RunsHouse, who: Principal) -> None:
+    steps = [said("secret plan"), StepDraft("test.erase", {"text": "all"})]
+    state = await house.ended(who, await house.start_run(who, *steps))
+    assert [step.summary for step in state.steps] == ["Say something.", "Erase something."]
+
+
+async def test_a_result_that_cannot_be_opened_ends_the_run(
+    house: RunsHouse, who: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise EnvelopeError("changed")
+
+    begun, go_on = house.world.hold("two")
+    run_id = await house.start_run(who, said("one"), said("two"), said(result_of("s1", "/text")))
+    await begun.wait()
+    monkeypatch.setattr(Work, "_results_for", broken)
+    go_on.set()
+    ended = await house.ended(who, run_id)
+    assert statuses(ended) == ["succeeded", "succeeded", "failed"]
+    assert ended.steps[2].error_code == "internal"

@@ -192,9 +192,7 @@ async def test_two_processes_share_one_database_and_never_a_run(postgres_target:
         slow = await houses[0].start_run(who, said("slow"), said("after"))
         await begun.wait()
         owner = (await houses[0].runs.find(who, slow)).lease_owner
-        runs = [
-            await houses[number % 2].start_run(who, said(f"{number}a"), said(f"{number}b")) for number in range(12)
-        ]
+        runs = [await houses[number % 2].start_run(who, said(f"{number}a"), said(f"{number}b")) for number in range(12)]
         for run_id in runs:
             assert (await houses[1].ended(who, run_id)).run.status == "succeeded"
         await asyncio.sleep(2 * LEASE)

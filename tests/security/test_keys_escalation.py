@@ -25,7 +25,7 @@ async def test_scopes_never_grow_along_a_chain_of_makers(ring):
     for asked in (["admin"], ["developer"], ["docs", "audit:read"], ["workspace:admin"]):
         with pytest.raises(InsufficientScope):
             await ring.make(*asked, maker=maker)
-    child_record, child_text = await ring.make("keys:manage", maker=maker)
+    _, child_text = await ring.make("keys:manage", maker=maker)
     child = await ring.api_keys.authenticate(child_text)
     assert child is not None and child.made_by == ("operator", maker.id)
     with pytest.raises(InsufficientScope):

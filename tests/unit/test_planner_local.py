@@ -125,6 +125,12 @@ class TestUnknownConnectors:
         assert proposal.steps == ()
         assert "slack.post" in proposal.explanation and "teams.post" in proposal.explanation
 
+    def test_a_narrow_lead_does_not_decide(self) -> None:
+        prompt = 'post the message "hi" to channel general'
+        behind = replace(TEAMS, summary="Post to a Teams channel.")
+        assert [step.action for step in plan(prompt, actions=[SLACK]).steps] == ["slack.post"]
+        assert "fit equally well" in plan(prompt, actions=[SLACK, behind]).explanation
+
     def test_naming_one_decides(self) -> None:
         proposal = plan('post "hi" to teams channel general', actions=[SLACK, TEAMS])
         assert [step.action for step in proposal.steps] == ["teams.post"]
@@ -221,12 +227,13 @@ class TestContacts:
         assert plan(self.PROMPT, context).steps == ()
 
     @pytest.mark.parametrize(
-        "name", ["then", "saying", "email", "please", "the", "a message", "cc", "", "text line", "about S"]
+        "name", ["then", "saying", "email", "please", "the", "a message", "cc", "", "subject line", "about S"]
     )
     def test_a_name_cannot_be_a_word_of_the_language(self, name: str) -> None:
         prompts = [
             'please send a message to a@x.example, cc c@x.example, about "S" saying "T"',
             f"call {HEALTH}, then email the result to a@x.example",
+            'email a@x.example, subject line "S", text "T"',
         ]
         context = {"contacts": {name: "evil@x.example"}}
         assert [plan(prompt, context) for prompt in prompts] == [plan(prompt) for prompt in prompts]

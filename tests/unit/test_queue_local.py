@@ -14,7 +14,7 @@ async def settle() -> None:
 
 
 async def test_no_more_handlers_at_once_than_allowed_and_all_ids_get_their_turn() -> None:
-    queue, active, most, seen = LocalQueue(3), 0, 0, []
+    queue, active, most, seen, all_seen = LocalQueue(3), 0, 0, [], asyncio.Event()
 
     async def handler(id: str) -> None:
         nonlocal active, most
@@ -23,6 +23,8 @@ async def test_no_more_handlers_at_once_than_allowed_and_all_ids_get_their_turn(
         await asyncio.sleep(0.001)
         active -= 1
         seen.append(id)
+        if len(seen) == 20:
+            all_seen.set()
 
     queue.handle("run", handler)
     for number in range(20):
@@ -30,8 +32,7 @@ async def test_no_more_handlers_at_once_than_allowed_and_all_ids_get_their_turn(
     assert seen == []
     await queue.start()
     async with asyncio.timeout(5):
-        while len(seen) < 20:
-            await asyncio.sleep(0.001)
+        await all_seen.wait()
     assert most == 3
     assert sorted(seen, key=int) == [str(number) for number in range(20)]
     await queue.stop(1)

@@ -109,7 +109,7 @@ def test_whatever_is_at_the_pointer_arrives_where_the_reference_stood(value: Any
     result = value
     for part in reversed(path):
         result = [0] * part + [result] if isinstance(part, int) else {part: result}
-    params = {"a": [1, {"b": refer(pointer_of(path))}], "c": refer(pointer_of(path), **{"as": "text"})}
+    params: dict[str, Any] = {"a": [1, {"b": refer(pointer_of(path))}], "c": refer(pointer_of(path), **{"as": "text"})}
     resolved = resolve(params, {"s1": result})
     assert resolved["a"] == [1, {"b": value}]
     assert resolved["c"] == value if isinstance(value, str) else json.loads(resolved["c"]) == value

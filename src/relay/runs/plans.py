@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from pydantic_core import from_json as load
-from pydantic_core import to_json
-
 from relay.audit.record import event
 from relay.catalog import ActionSpec
 from relay.core.clock import now
@@ -16,7 +13,7 @@ from relay.core.principal import Principal
 from relay.core.problem import Gone, Internal, Invalid, NotFound
 from relay.crypto.digest import equal
 from relay.gate.perform import Performer
-from relay.runs.steps import ConsideredStep, RunStep, StepDraft, arrange, as_json, consider, from_json, plan_digest
+from relay.runs.steps import ConsideredStep, RunStep, StepDraft, arrange, consider, pack, plan_digest, unpack
 from relay.store.database import Database
 from relay.store.plans import PlanRepository, PlanRow
 from relay.store.vault import Vault
@@ -90,7 +87,7 @@ class Plans:
 
     async def _store(self, row: PlanRow, nonce: str, steps: Sequence[RunStep], request_id: str) -> None:
         sealed = self._vault.seal(
-            to_json({"nonce": nonce, "steps": [as_json(step) for step in steps]}),
+            pack(nonce, steps),
             workspace=row.workspace_id,
             purpose=_PURPOSE,
             record_id=row.id,
@@ -125,9 +122,8 @@ class Plans:
         sealed = await self._vault.open(workspace=row.workspace_id, purpose=_PURPOSE, record_id=row.id)
         if sealed is None:
             raise _spent()
-        content = load(sealed)
-        steps = tuple(from_json(step) for step in content["steps"])
-        digest = plan_digest(row.workspace_id, row.principal_id, content["nonce"], steps)
+        nonce, steps = unpack(sealed)
+        digest = plan_digest(row.workspace_id, row.principal_id, nonce, steps)
         if not equal(digest.encode(), row.digest.encode()):
             raise Internal("The stored plan does not match its digest.")
         if not steps:

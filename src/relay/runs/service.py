@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic_core import to_json
-
 from relay.audit.record import event
 from relay.core.canonical import canonical_json
 from relay.core.clock import now
@@ -21,7 +19,7 @@ from relay.runs.changes import Changes
 from relay.runs.journal import LEASE_SECONDS, Journal
 from relay.runs.plans import Plans, require_usable
 from relay.runs.runner import KIND, SWEEP_SECONDS, Runner
-from relay.runs.steps import RunStep, StepDraft, arrange, as_json, consider
+from relay.runs.steps import ConsideredStep, RunStep, StepDraft, arrange, as_json, consider, pack, plan_digest
 from relay.runs.stream import Streams
 from relay.runs.work import PURPOSE
 from relay.store.database import Database
@@ -60,6 +58,7 @@ class _New:
     run: RunRow
     steps: Sequence[StepRow]
     inputs: bytes
+    digest: str
     key: tuple[str, str] | None
 
 
@@ -134,8 +133,7 @@ class Runs:
             steps = await self._plans.open(principal, order.plan_id)
         else:
             steps = drafted
-            await consider(self._gate, principal, steps)
-        new = self._new(principal, order, steps, key)
+        new = self._new(principal, order, await consider(self._gate, principal, steps), key)
         remembered = await self._write(principal, new)
         if remembered is not None:
             assert key is not None
@@ -152,7 +150,10 @@ class Runs:
             raise Gone("What this Idempotency-Key led to is not kept any more.")
         return run.id, run.status
 
-    def _new(self, principal: Principal, order: Order, steps: Sequence[RunStep], key: tuple[str, str] | None) -> _New:
+    @staticmethod
+    def _new(
+        principal: Principal, order: Order, considered: Sequence[ConsideredStep], key: tuple[str, str] | None
+    ) -> _New:
         run = RunRow(
             id=new_id("run"),
             workspace_id=principal.workspace_id,
@@ -162,21 +163,22 @@ class Runs:
             status="queued",
             created_at=now(),
         )
-        summaries = {spec.name: spec.summary for spec in self._gate.visible(principal)}
         rows = [
             StepRow(
                 run_id=run.id,
                 workspace_id=run.workspace_id,
                 position=place,
-                step_id=step.id,
-                action=step.action,
-                summary=summaries.get(step.action, ""),
-                depends_on=canonical_json(list(step.depends_on)).decode(),
+                step_id=found.step.id,
+                action=found.step.action,
+                summary=found.spec.summary,
+                depends_on=canonical_json(list(found.step.depends_on)).decode(),
                 status="queued",
             )
-            for place, step in enumerate(steps)
+            for place, found in enumerate(considered)
         ]
-        return _New(run, rows, to_json({"steps": [as_json(step) for step in steps]}), key)
+        nonce, steps = new_id("nce"), [found.step for found in considered]
+        digest = plan_digest(principal.workspace_id, principal.id, nonce, steps)
+        return _New(run, rows, pack(nonce, steps), digest, key)
 
     async def _write(self, principal: Principal, new: _New) -> Remembered | None:
         """Store the run and use up plan and key in one transaction; return what the key stands for already, if so."""
@@ -197,7 +199,7 @@ class Runs:
             principal=run.principal_id,
             request_id=run.request_id,
             target=run.id,
-            digest=sha256_hex(new.inputs),
+            digest=new.digest,
         )
 
         def unit(tx: Tx) -> Remembered | None:
@@ -269,4 +271,6 @@ def _key(order: Order, drafted: Sequence[RunStep]) -> tuple[str, str] | None:
     if order.idempotency_key is None:
         return None
     asked = {"plan": order.plan_id, "steps": [as_json(step) for step in drafted]}
-    return sha256_hex(order.idempotency_key.encode()), sha256_hex(canonical_json({"run": asked}))
+    # The key is in the fingerprint too, so that short parameters cannot be guessed from it.
+    form = {"key": order.idempotency_key, "run": asked}
+    return sha256_hex(order.idempotency_key.encode()), sha256_hex(canonical_json(form))

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic_core import from_json, to_json
+
 from relay.catalog import ActionSpec
 from relay.core.action import Decision
 from relay.core.canonical import NotCanonical, canonical_json
@@ -114,8 +116,11 @@ async def _considered(
     gate: Performer, principal: Principal, step: RunStep, pointer: str, known: dict[str, ActionSpec]
 ) -> ConsideredStep:
     references = find_references(step.params)
-    params, spec = step.params, known.get(step.action)
-    if references and spec is not None:
+    params = step.params
+    if references:
+        spec = known.get(step.action)
+        if spec is None:
+            raise _wrong(pointer + "/action", "There is no action of this name that you could run.")
         params = stand_in(params, references, spec.params, pointer + "/params")
     considered = await gate.consider(principal, step.action, params, pointer)
     shown = considered.spec.redact(considered.step.params)
@@ -152,13 +157,22 @@ def plan_digest(workspace_id: str, principal_id: str, nonce: str, steps: Iterabl
 
 
 def as_json(step: RunStep) -> dict[str, Any]:
-    """Return a step as plain JSON, the form in which it is sealed."""
+    """Return a step as plain JSON."""
     return {"id": step.id, "action": step.action, "params": step.params, "depends_on": list(step.depends_on)}
 
 
-def from_json(value: dict[str, Any]) -> RunStep:
-    """Return the step that :func:`as_json` gave."""
-    return RunStep(value["id"], value["action"], value["params"], tuple(value["depends_on"]))
+def pack(nonce: str, steps: Iterable[RunStep]) -> bytes:
+    """Return steps, and the nonce of their digest, as they are sealed."""
+    return to_json({"nonce": nonce, "steps": [as_json(step) for step in steps]})
+
+
+def unpack(packed: bytes) -> tuple[str, tuple[RunStep, ...]]:
+    """Return the nonce and the steps that :func:`pack` was given."""
+    content = from_json(packed)
+    steps = (
+        RunStep(value["id"], value["action"], value["params"], tuple(value["depends_on"])) for value in content["steps"]
+    )
+    return content["nonce"], tuple(steps)
 
 
 def _wrong(pointer: str, message: str) -> Invalid:

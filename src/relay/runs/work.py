@@ -4,17 +4,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
-from pydantic_core import from_json as load
-
 from relay.core.principal import Principal
 from relay.core.problem import Problem, Unauthenticated, Unavailable
 from relay.gate.ask import Ask, AttemptState
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
-from relay.runs.journal import Claim, Journal
+from relay.runs.journal import Claim, Journal, LeaseLost
 from relay.runs.machine import StepEnd, end_of_attempt, end_of_refusal, next_step
 from relay.runs.references import BadReference, find_references, resolve
-from relay.runs.steps import RunStep, from_json
+from relay.runs.steps import RunStep, unpack
 from relay.store.database import Database
 from relay.store.runs import RunRepository
 from relay.store.vault import Vault
@@ -29,6 +27,9 @@ LONGEST_PAUSE_SECONDS: Final = 5.0
 _BUSY: Final = 429
 _REVOKED: Final = StepEnd(
     "failed", None, ("credential_revoked", "The API key that started this run is not valid any more.")
+)
+_BROKEN: Final = StepEnd(
+    "failed", None, ("internal", "Something broke inside Relay; the request id leads to it in the log.")
 )
 _ERASED: Final = StepEnd("failed", None, ("inputs_erased", "The inputs of this run were erased after their retention."))
 
@@ -78,8 +79,8 @@ class Work:
     async def go(self) -> None:
         """Continue at the first step that has not ended, up to the run's end.
 
-        :class:`~relay.runs.journal.LeaseLost` or :class:`Interrupted` when it stops before that; the run is then as
-        it was after the last transition that was written.
+        :class:`~relay.runs.journal.LeaseLost` or :class:`Interrupted` when it stops before that; the run is then
+        as it was after the last transition that was written.
         """
         inputs = await self._insist(self._inputs)
         first = next_step([step.status for step in self._claim.steps])
@@ -92,14 +93,23 @@ class Work:
             if not await self._insist(lambda place=place, end=end: self._journal.end_step(self._claim, place, end)):  # type: ignore[misc]
                 return
 
-    async def _inputs(self) -> list[RunStep] | None:
+    async def _inputs(self) -> tuple[RunStep, ...] | None:
         run = self._claim.run
         sealed = await self._vault.open(workspace=run.workspace_id, purpose=PURPOSE, record_id=run.id)
-        return None if sealed is None else [from_json(step) for step in load(sealed)["steps"]]
+        return None if sealed is None else unpack(sealed)[1]
 
     async def _step(self, step: RunStep | None, begun_before: bool) -> StepEnd:
         if step is None:
             return _ERASED
+        try:
+            return await self._worked(step, begun_before)
+        except (LeaseLost, Interrupted):
+            raise
+        except Exception as error:  # a defect must not repeat itself for ever, nor pass for a definite outcome
+            log.error("step %s of %s broke: %s", step.id, self._claim.run.id, type(error).__name__, exc_info=error)
+            return await self._insist(lambda: self._end_of_existing(step.id)) or _BROKEN
+
+    async def _worked(self, step: RunStep, begun_before: bool) -> StepEnd:
         if begun_before and (end := await self._insist(lambda: self._end_of_existing(step.id))) is not None:
             # Whoever worked on this before may have got this far: that attempt counts, whatever has changed since.
             return end
@@ -124,18 +134,12 @@ class Work:
         )
         try:
             state = await self._gate.perform(principal, ask)
-        except (StoreUnavailable, Unavailable):
-            raise
         except Unauthenticated:
             return _REVOKED
         except Problem as problem:
-            if problem.status == _BUSY:
+            if isinstance(problem, Unavailable) or problem.status == _BUSY:
                 raise
             return end_of_refusal(problem)
-        except Exception as error:  # a defect must not repeat itself for ever, nor pass for a definite outcome
-            log.error("step %s of %s broke: %s", step.id, run.id, type(error).__name__, exc_info=error)
-            broken = ("internal", "Something broke inside Relay; the request id leads to it in the log.")
-            return await self._insist(lambda: self._end_of_existing(step.id)) or StepEnd("failed", None, broken)
         return self._noted(step.id, state) or await self._end_of(step.id, state.attempt_id)
 
     async def _principal(self) -> Principal | None:

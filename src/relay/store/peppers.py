@@ -12,7 +12,7 @@ from relay.store.writer import Tx
 _LIVE: Final = (
     select(peppers.c.id, peppers.c.envelope).where(peppers.c.retired_at.is_(None)).order_by(peppers.c.id.desc())
 )
-_ANY: Final = Query(select(peppers.c.id).limit(1))
+_ANY: Final = Query(select(peppers.c.id))
 _LOCK: Final = Query(select(generations.c.value).where(generations.c.name == "keys").with_for_update())
 _ADD: Final = Query(
     insert(peppers).values(id=bindparam("id"), envelope=bindparam("envelope"), created_at=bindparam("now"))

@@ -39,17 +39,17 @@ class PostgresTx(Tx):
 
     def run(self, query: Query, **params: Any) -> int:
         self.writes += 1
-        return self._cursor.execute(query.postgres, query.named(params), prepare=True).rowcount
+        return self._cursor.execute(query.postgres, query.bound(params), prepare=True).rowcount
 
     def many(self, query: Query, rows: Sequence[dict[str, Any]]) -> None:
         self.writes += 1
-        self._cursor.executemany(query.postgres, [query.named(row) for row in rows])
+        self._cursor.executemany(query.postgres, [query.bound(row) for row in rows])
 
     def one(self, query: Query, **params: Any) -> tuple[Any, ...] | None:
-        return self._cursor.execute(query.postgres, query.named(params), prepare=True).fetchone()
+        return self._cursor.execute(query.postgres, query.bound(params), prepare=True).fetchone()
 
     def all(self, query: Query, **params: Any) -> list[tuple[Any, ...]]:
-        return self._cursor.execute(query.postgres, query.named(params), prepare=True).fetchall()
+        return self._cursor.execute(query.postgres, query.bound(params), prepare=True).fetchall()
 
 
 class PostgresWriter(Writer):

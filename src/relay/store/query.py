@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy.engine.interfaces import Compiled
 from sqlalchemy.sql.base import Executable
 
 
@@ -17,30 +16,27 @@ class Query:
 
     def __init__(self, statement: Executable) -> None:
         self._statement = statement
+        self._constants: dict[str, Any] = {}
 
     @cached_property
     def sqlite(self) -> str:
         """The statement for ``sqlite3``, with parameters as ``:name``."""
         from sqlalchemy.dialects import sqlite
 
-        return str(self._compiled(sqlite.dialect(paramstyle="named")))
+        return self._compiled(sqlite.dialect(paramstyle="named"))
 
     @cached_property
     def postgres(self) -> str:
         """The statement for psycopg, with parameters as ``%(name)s``."""
-        from sqlalchemy.dialects import postgresql  # a process on SQLite never needs it
+        from sqlalchemy.dialects import postgresql  # not at the top: a process on SQLite never needs it
 
-        return str(self._compiled(postgresql.dialect(paramstyle="pyformat")))  # type: ignore[no-untyped-call]
+        return self._compiled(postgresql.dialect(paramstyle="pyformat"))  # type: ignore[no-untyped-call]
 
     def bound(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the parameters together with the constants that stand in the statement."""
+        """Return the parameters with the constants that stand in the statement. To be called after it was compiled."""
         return {**self._constants, **params} if self._constants else params
 
-    @cached_property
-    def _constants(self) -> dict[str, Any]:
-        binds = self._compiled(None).binds.values()  # type: ignore[attr-defined]
-        return {bind.key: bind.value for bind in binds if not bind.required}
-
-    def _compiled(self, dialect: Any) -> Compiled:
-        compiled: Compiled = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
-        return compiled
+    def _compiled(self, dialect: Any) -> str:
+        compiled = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+        self._constants = {name: bind.value for bind, name in compiled.bind_names.items() if not bind.required}
+        return str(compiled)

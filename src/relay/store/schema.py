@@ -4,9 +4,7 @@ import contextlib
 import os
 import sqlite3
 from pathlib import Path
-from typing import Final
-
-import psycopg
+from typing import Any, Final, LiteralString
 
 from relay.store.target import Target
 from relay.store.writer import StoreUnavailable
@@ -29,15 +27,11 @@ def current_revision(target: Target) -> str | None:
             except sqlite3.OperationalError:
                 return None
             return str(row[0]) if row else None
-    try:
-        with psycopg.connect(target.conninfo, connect_timeout=5) as session:
-            found = session.execute("SELECT to_regclass('alembic_version')").fetchone()
-            if found is None or found[0] is None:
-                return None
-            row = session.execute(_VERSION).fetchone()
-            return str(row[0]) if row else None
-    except psycopg.OperationalError:
-        raise StoreUnavailable("the database does not answer") from None
+    found = _ask_postgres(target, "SELECT to_regclass('alembic_version')")
+    if found is None or found[0] is None:
+        return None
+    row = _ask_postgres(target, _VERSION)
+    return str(row[0]) if row else None
 
 
 def has_data(target: Target) -> bool:
@@ -48,9 +42,15 @@ def has_data(target: Target) -> bool:
         assert target.path is not None
         with contextlib.closing(sqlite3.connect(target.path)) as connection:
             return connection.execute(_INSTALLED).fetchone() is not None
+    return _ask_postgres(target, _INSTALLED) is not None
+
+
+def _ask_postgres(target: Target, question: LiteralString) -> tuple[Any, ...] | None:
+    import psycopg  # not at the top: a process on SQLite never needs it
+
     try:
         with psycopg.connect(target.conninfo, connect_timeout=5) as session:
-            return session.execute(_INSTALLED).fetchone() is not None
+            return session.execute(question).fetchone()
     except psycopg.OperationalError:
         raise StoreUnavailable("the database does not answer") from None
 

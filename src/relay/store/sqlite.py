@@ -38,18 +38,18 @@ class SqliteTx(Tx):
 
     def run(self, query: Query, **params: Any) -> int:
         self.writes += 1
-        return self._connection.execute(query.sqlite, query.positional(params)).rowcount
+        return self._connection.execute(query.sqlite, query.bound(params)).rowcount
 
     def many(self, query: Query, rows: Sequence[dict[str, Any]]) -> None:
         self.writes += 1
-        self._connection.executemany(query.sqlite, [query.positional(row) for row in rows])
+        self._connection.executemany(query.sqlite, [query.bound(row) for row in rows])
 
     def one(self, query: Query, **params: Any) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._connection.execute(query.sqlite, query.positional(params)).fetchone()
+        row: tuple[Any, ...] | None = self._connection.execute(query.sqlite, query.bound(params)).fetchone()
         return row
 
     def all(self, query: Query, **params: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(query.sqlite, query.positional(params)).fetchall()
+        return self._connection.execute(query.sqlite, query.bound(params)).fetchall()
 
 
 class SqliteWriter(Writer):

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 
@@ -35,6 +34,12 @@ def parse_target(url: str | None, data_dir: Path) -> Target:
         return _sqlite(Path(parsed.database))
     if scheme not in ("postgresql", "postgres"):
         raise ValueError("DATABASE_URL must begin with postgresql:// or sqlite://")
+    return _postgres(parsed)
+
+
+def _postgres(parsed: URL) -> Target:
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo  # not at the top: SQLite never needs it
+
     plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
         parts = conninfo_to_dict(plain)
