@@ -22,9 +22,9 @@ from relay.settings.docs import configuration_markdown
 TOP: Final = Path(__file__).resolve().parent.parent
 _COMMANDS: Final = """# The command line
 
-This page is generated from the code: `python -m scripts.docs`. Every command acts on the installation that
-`RELAY_DATA_DIR` and `DATABASE_URL` name, also beside a running server. Exit status: 0 done, 1 the answer is no (a failed
-check, a refusal), 2 wrong usage. In a checkout the command is `.venv/bin/relay`.
+This page is generated from the code: `python -m scripts.docs`. Commands act on the installation that `RELAY_DATA_DIR`
+and `DATABASE_URL` name, also beside a running server. Exit status: 0 done, 1 the answer is no (a failed check, a
+refusal), 2 wrong usage. In a checkout the command is `.venv/bin/relay`.
 """
 _PART: Final = re.compile(r"(?s)(<!-- begin (\S+) -->\n).*?(<!-- end \2 -->\n)")
 

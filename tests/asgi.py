@@ -1,5 +1,6 @@
 """An ASGI application asked in process, where a test has to stand between its layers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,15 +43,24 @@ def scope_of(method: str = "GET", path: str = "/", **more: Any) -> Scope:
     }
 
 
-async def no_body() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
+def no_body() -> Receive:
+    """Return a receiver as a server has it: an empty body, then nothing until the caller hangs up."""
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    return receive
 
 
-async def ask(app: ASGIApp, scope: Scope, receive: Receive = no_body) -> Heard:
+async def ask(app: ASGIApp, scope: Scope, receive: Receive | None = None) -> Heard:
     heard = Heard()
 
     async def send(message: Message) -> None:
         heard.messages.append(message)
 
-    await app(scope, receive, send)
+    async with asyncio.timeout(10):
+        await app(scope, receive or no_body(), send)
     return heard

@@ -69,7 +69,7 @@ def own(target: Target, *statements: str | tuple[str, Sequence[Any]]) -> list[tu
         return rows
     with psycopg.connect(target.conninfo) as session:
         for text, values in pairs:
-            cursor = session.execute(text.replace("?", "%s"), values)  # type: ignore[arg-type]
+            cursor = session.execute(text.replace("?", "%s"), values)
             rows = cursor.fetchall() if cursor.description else []
     return rows
 

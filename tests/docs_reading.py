@@ -151,7 +151,7 @@ def run_examples(name: str, folder: Path, url: str, env: Mapping[str, str]) -> l
     script = folder / "examples.sh"
     script.write_text("set -eu\n" + "".join(f"{block.text}\necho '{mark}'\n" for block in blocks).replace(ADDRESS, url))
     ended = subprocess.run(
-        ["sh", script.name], cwd=folder, env=dict(env), capture_output=True, text=True, timeout=100, check=False
+        ["sh", script.name], cwd=folder, env=dict(env), capture_output=True, text=True, timeout=240, check=False
     )
     said = ended.stdout.split(mark + "\n")
     assert ended.returncode == 0, f"{blocks[len(said) - 1]}: {said[-1]}\n{ended.stderr}"

@@ -20,7 +20,8 @@ from sqlalchemy import select
 import relay.app
 from relay.app import House, Server, open_house, open_server
 from relay.catalog import Catalog, Connector
-from relay.cli.process import bind, uvicorn_config
+from relay.cli.listener import bind
+from relay.cli.process import uvicorn_config
 from relay.core.principal import KeyKind
 from relay.identity.operator import operator
 from relay.settings import Settings, load_settings

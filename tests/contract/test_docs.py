@@ -95,7 +95,9 @@ def test_every_make_target_has_a_row() -> None:
 
 
 def test_every_package_has_a_layer_in_the_architecture() -> None:
-    code = {path.stem for path in (TOP / "src/relay").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    code = {
+        path.stem for path in (TOP / "src/relay").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     layers = section("docs/architecture.md", "Layers")
     listed = {span for line in layers.splitlines() if line.startswith("| `") for span in re.findall("`(.+?)`", line)}
     assert code - {"__init__", "__main__"} <= listed
@@ -126,13 +128,13 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in anchors(page.resolve().relative_to(TOP).as_posix()), f"{name}: {target}#{anchor}"
 
 
-@every_page
+@pytest.mark.parametrize("name", [*NAMES, ".env.example"])
 def test_commands_exist(name: str) -> None:
-    for line in [*spans(name), *_shell_lines(name)]:
+    for line in [*spans(name), *_shell_lines(name), *_indented(name)]:
         for call in re.findall(r"(?:^|[\s(/])relay ([a-z][^|;)>#]*)", line):
             words = [word for word in shlex.split(call.replace("…", " ")) if word]
             command, left = command_called(words)
-            assert command.name != "relay" or not words, f"{name}: relay {call}"
+            assert not hasattr(command, "commands") or not left, f"{name}: relay {call}"
             given = {word.partition("=")[0] for word in left if word.startswith("-")}
             assert given <= options_of(command), f"{name}: relay {call}"
 
@@ -148,8 +150,7 @@ def test_make_targets_exist(name: str) -> None:
 def test_settings_exist(name: str) -> None:
     known = {*FIELDS, *(f"{secret}_FILE" for secret in SECRETS), *NO_SETTINGS}
     text = " ".join([*spans(name), *_shell_lines(name)])
-    named = {word for word in re.findall(r"(?<![\w$\"{])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![\w])", text)}
-    assert {word for word in named if word not in known and not word.endswith("_")} == set()
+    assert set(re.findall(r"(?<![\w$\"{])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?!\w)", text)) - known == set()
 
 
 @every_page
@@ -191,13 +192,19 @@ def test_fences_say_what_they_are(name: str) -> None:
 
 @every_page
 def test_no_example_puts_a_secret_onto_a_command_line(name: str) -> None:
-    for line in [line for fence in fences(name) if fence.language in ("sh", "shell") for line in fence.text.splitlines()]:
-        assert not re.search(r"relay_sk_|(-H|--header) *[\"'](authorization|x-api-key)|://[^/\s@]*:[^/\s@]*@", line, re.I), line
+    for line in [
+        line for fence in fences(name) if fence.language in ("sh", "shell") for line in fence.text.splitlines()
+    ]:
+        assert not re.search(
+            r"relay_sk_|(-H|--header) *[\"'](authorization|x-api-key)|://[^/\s@]*:[^/\s@]*@", line, re.I
+        ), line
 
 
 @pytest.mark.parametrize("name", EXECUTED)
 def test_the_answer_to_every_request_is_shown(name: str) -> None:
-    assert [str(fence) for fence in fences(name) if fence.language == "sh" and "curl" in fence.text and not fence.shown] == []
+    assert [
+        str(fence) for fence in fences(name) if fence.language == "sh" and "curl" in fence.text and not fence.shown
+    ] == []
 
 
 def test_the_readme_shows_what_the_first_start_prints(
@@ -234,12 +241,20 @@ def _links(name: str) -> list[tuple[str, str]]:
     return [(path, anchor) for path, _, anchor in (link.partition("#") for link in found) if "://" not in path]
 
 
+def _indented(name: str) -> list[str]:
+    """Return indented code, without the remarks that stand at its right."""
+    lines = [line[4:] for line in prose(name).splitlines() if re.match(r" {4}\S", line)]
+    return [re.split(r"\s{2,}", line)[0] for line in lines]
+
+
 def _shell_lines(name: str) -> list[str]:
     joined = "\n".join(fence.text for fence in fences(name) if fence.language in ("sh", "shell"))
     return [line for line in joined.splitlines() if line.strip()]
 
 
-_RAISERS = frozenset({"EffectRefused", "EffectUnknown", "EffectForbidden", "EffectError", "Failure", "_failed", "_open_end"})
+_RAISERS = frozenset(
+    {"EffectRefused", "EffectUnknown", "EffectForbidden", "EffectError", "Failure", "_failed", "_open_end"}
+)
 
 
 def _codes(path: Path) -> set[str]:

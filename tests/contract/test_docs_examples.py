@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +27,7 @@ from tests.outside import OK, http_server
 from tests.process import bare_environment, eventually, gateway_process
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", EXECUTED)
 async def test_examples_print_what_is_shown(name: str, tmp_path: Path) -> None:
     async with gateway_process(tmp_path / "home") as gateway:
@@ -70,15 +72,7 @@ async def test_postgresql_as_the_readme_shows_it(postgres_target: Target, tmp_pa
     _write_secret(folder / "secrets/database_url", url)
     port = _free_port()
     out = tmp_path / "out"
-    with out.open("wb") as stream:
-        server = subprocess.Popen(
-            ["sh", "-euc", f"{serve.text.rstrip()} --port {port}"],
-            cwd=folder,
-            env=env,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    server = _start(f"{serve.text.rstrip()} --port {port}", folder, env, out)
     try:
         await eventually(lambda: _ready(port), seconds=60, pause=0.2)
         assert len(re.findall(r"^ {4}relay_sk_live_\w+$", out.read_text(), re.MULTILINE)) == 1
@@ -116,7 +110,7 @@ async def test_the_connector_of_the_development_page_reaches_its_host_only() -> 
 
 async def test_the_route_of_the_development_page_works(sqlite_target: Target, tmp_path: Path) -> None:
     module = _module("web/api")
-    real = relay.app.system_routes
+    real: Callable[..., Routes] = vars(relay.app)["system_routes"]
     with mock.patch.object(relay.app, "system_routes", lambda *a, **k: _joined(real(*a, **k), module.caller_routes())):
         async with open_gateway(sqlite_target, tmp_path / "data") as gateway:
             viewer, auditor = await gateway.key("viewer"), await gateway.key("auditor")
@@ -143,6 +137,12 @@ def _module(home: str) -> Any:
     return module
 
 
+def _start(script: str, folder: Path, env: dict[str, str], out: Path) -> "subprocess.Popen[bytes]":
+    command = ["sh", "-euc", script]
+    with out.open("wb") as stream:
+        return subprocess.Popen(
+            command, cwd=folder, env=env, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def _write_secret(path: Path, text: str) -> None:

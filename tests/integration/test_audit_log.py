@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ def log_of(kit: Kit) -> AuditLog:
     return AuditLog(kit.database.reader, kit.envelopes)
 
 
-async def listed(kit: Kit, workspace: str = "default", *, limit: int = 50, **fields: object) -> list[Entry]:
+async def listed(kit: Kit, workspace: str = "default", *, limit: int = 50, **fields: Any) -> list[Entry]:
     """Everything that the filters let through, page by page."""
     found: list[Entry] = []
     cursor = None
@@ -58,7 +59,14 @@ async def test_another_workspaces_rows_and_the_installations_never_appear(target
         for workspace in ("default", "other", "", "default2", "Default"):
             await kit.record(sample(1, workspace_id=workspace, details={"of": workspace}))
         for workspace in ("default", "other"):
-            for fields in ({}, {"principal": "key_1"}, {"q": "key"}, {"tag": "gate:*"}, {"since": 0}):
+            cases: tuple[dict[str, Any], ...] = (
+                {},
+                {"principal": "key_1"},
+                {"q": "key"},
+                {"tag": "gate:*"},
+                {"since": 0},
+            )
+            for fields in cases:
                 (entry,) = await listed(kit, workspace, **fields)
                 assert entry.event.workspace_id == workspace and entry.details == {"of": workspace}
         assert await listed(kit, "nobody") == []
@@ -86,7 +94,7 @@ async def test_each_filter_lets_through_what_it_names(target: Target) -> None:
             sample(4, tag="identity:key:created", target="KEY_New_Ünicode"),
         )
 
-        async def who(**fields: object) -> list[str]:
+        async def who(**fields: Any) -> list[str]:
             return sorted(entry.event.principal for entry in await listed(kit, **fields))
 
         assert await who() == ["key_1", "key_2", "key_3", "key_4"]

@@ -130,8 +130,6 @@ async def test_a_unit_that_is_run_twice_is_recorded_once(target: Target) -> None
         raise RuntimeError
 
     async with open_kit(target) as kit:
-        await asyncio.gather(
-            kit.database.writer.run(unit), kit.database.writer.run(breaks), return_exceptions=True
-        )
+        await asyncio.gather(kit.database.writer.run(unit), kit.database.writer.run(breaks), return_exceptions=True)
         assert len(runs) == 2
         assert await holds(kit, 1)

@@ -181,6 +181,20 @@ async def test_a_key_revoked_while_nobody_worked_stops_the_run_but_not_what_had_
     assert world.texts == ["one", "two"]
 
 
+async def test_a_cancellation_while_nobody_worked_still_lets_the_step_under_way_end(target: Target) -> None:
+    async def cancelled_in_the_middle(worker: Dying) -> None:
+        await after_the_effect(worker)
+        await worker.house.runs.cancel(worker.who, worker.run_id, "req_cancel_1")
+
+    world = World()
+    who, run_id = await leave(target, world, cancelled_in_the_middle)
+    async with runs_house(target, world) as house:
+        state = await house.ended(who, run_id)
+        assert state.run.status == "cancelled"
+        assert statuses(state) == ["succeeded", "succeeded", "cancelled"]
+    assert world.texts == ["one", "two"]
+
+
 async def test_two_processes_share_one_database_and_never_a_run(postgres_target: Target) -> None:
     world = World()
     begun, go_on = world.hold("slow")

@@ -69,9 +69,9 @@ def test_every_change_of_every_column_is_found(target: Target) -> None:
     def tamper(number: int, column: int, data: st.DataObject) -> None:
         old = rows[number][column]
         integer = st.integers(-(2**62), 2**62)
-        text = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8)
+        text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
         new = data.draw((integer if isinstance(old, int) else text).filter(lambda value: value != old))
-        if column == 0 and 1 <= new <= LENGTH:
+        if column == 0 and new in range(1, LENGTH + 1):
             return  # a number that another event has; the swap below is that
         changed = [list(row) for row in rows]
         changed[number][column] = new
@@ -161,7 +161,12 @@ def test_a_head_that_was_kept_agrees_with_what_was_added_since(target: Target) -
 def test_a_head_that_somebody_else_signed_is_refused(target: Target) -> None:
     rows, note = prepare(target)
     forger = HeadSigner(b"f" * 32, "relay/ins_test")
-    for wrong in (sign_head(forger, LENGTH, rows[-1][14]), note.replace("relay/ins_test\n", "relay/other\n", 1), "", "x"):
+    for wrong in (
+        sign_head(forger, LENGTH, rows[-1][14]),
+        note.replace("relay/ins_test\n", "relay/other\n", 1),
+        "",
+        "x",
+    ):
         assert not check(target, head=wrong).ok
 
 

@@ -1,6 +1,5 @@
 """The first three locks, each with a planted leak: declare, seal, stamp."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -153,9 +152,8 @@ def _replaced_router(app: RelayApp) -> None:
 
 def _sub_application(app: RelayApp) -> None:
     inner = FastAPI(openapi_url=None)
-    inner.get("/")(leaking)
-    inner.get("")(leaking)
-    app.mount("/leak", inner)
+    inner.get("/leak")(leaking)
+    app.mount("/", inner)
 
 
 def _folder(app: RelayApp, folder: Path) -> Path:
@@ -186,12 +184,8 @@ Plant = Callable[[RelayApp, Path], Any]
 
 # Each lets ``GET /leak`` be answered by something that never asked the gate.
 OPEN: dict[str, Plant] = {
-    "a plain route": lambda app, _: app.get("/leak")(leaking),
-    "add_api_route": lambda app, _: app.add_api_route("/leak", leaking),
     "add_route": lambda app, _: app.router.add_route("/leak", leaking),
     "a route object": lambda app, _: app.router.routes.append(Route("/leak", leaking)),
-    "an included router": lambda app, _: _included_plain(app),
-    "a router included in an included one": lambda app, _: _included_twice(app),
     "a mount": lambda app, _: app.mount("/", leak),
     "a mounted application": lambda app, _: _sub_application(app),
     "a mounted Starlette": lambda app, _: app.mount("/", Starlette(routes=[Route("/leak", leaking)])),
@@ -202,8 +196,12 @@ OPEN: dict[str, Plant] = {
     "router middleware": lambda app, _: setattr(app.router, "middleware_stack", _Middleware(app.router.app)),
     "an answer of last resort": lambda app, _: setattr(app.router, "default", leak),
 }
-# These are ways in by construction, though one has to know more than a path, or FastAPI's own stack, to use them.
+# These would be ways in too, given the middleware that FastAPI brings and Relay leaves out, or another protocol.
 CLOSED: dict[str, Plant] = {
+    "a router included in an included one": lambda app, _: _included_twice(app),
+    "an included router": lambda app, _: _included_plain(app),
+    "add_api_route": lambda app, _: app.add_api_route("/leak", leaking),
+    "a plain route": lambda app, _: app.get("/leak")(leaking),
     "an included frontend": lambda app, folder: app.include_router(_frontend_router(app, folder)),
     "a declared route in an included router": lambda app, _: _included(app, guarded(new_gate().admit, "/other")),
     "a websocket": lambda app, _: app.websocket("/leak")(_websocket),
@@ -294,13 +292,6 @@ def test_the_seal_refuses_a_second_declaration(first: str, second: str) -> None:
     app.router.routes.extend([guarded(admit, first), guarded(admit, second)])
     with pytest.raises(Unsealed, match="twice"):
         seal(app, admit)
-
-
-def test_an_included_declared_route_would_not_meet_the_gate() -> None:
-    """Why an included router is refused even when all its routes are declared."""
-    app, admit = sealed_app(new_gate())
-    _included(app, guarded(admit))
-    assert asyncio.run(ask(app, scope_of(path="/leak"))).body == SECRET
 
 
 # Third lock: stamp.
@@ -463,30 +454,26 @@ def head(path: str, *headers: str) -> bytes:
     return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers, "", ""]).encode()
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        ["Content-Length: 1000"],
-        ["Content-Length: 99999999999"],
-        ["Transfer-Encoding: chunked"],
-        ["Content-Length: 1000", "Expect: 100-continue"],
-        ["Content-Length: 1000", "Authorization: Bearer nothing"],
-    ],
-)
-async def test_a_caller_without_credential_is_answered_before_she_sends_a_body(
-    gateway: Gateway, headers: list[str]
-) -> None:
-    began = time.monotonic()
-    answer = await gateway.raw(head("/actions/execute", *headers))
-    assert answer.startswith(b"HTTP/1.1 401 ") and b'"status":401' in answer
-    assert time.monotonic() - began < 3
+BEFORE_THE_BODY = [
+    ["Content-Length: 1000"],
+    ["Content-Length: 99999999999"],
+    ["Transfer-Encoding: chunked"],
+    ["Content-Length: 1000", "Expect: 100-continue"],
+    ["Content-Length: 1000", "Authorization: Bearer nothing"],
+]
+BAD_BODIES = [b"{", b"[" * 100_000, b"\xff\xfe", b'{"no": 1}', b'{"a": 1e999}']
 
 
-@pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b"\xff\xfe", b'{"no": 1}', b'{"a": 1e999}'])
-async def test_a_bad_body_without_credential_is_a_401(gateway: Gateway, body: bytes) -> None:
-    assert (await gateway.call("POST", "/actions/preview", data=body)).status == 401
+async def test_a_caller_without_credential_is_answered_before_she_sends_a_body(gateway: Gateway) -> None:
+    for headers in BEFORE_THE_BODY:
+        began = time.monotonic()
+        answer = await gateway.raw(head("/actions/execute", *headers))
+        assert answer.startswith(b"HTTP/1.1 401 ") and b'"status":401' in answer, headers
+        assert time.monotonic() - began < 3, headers
 
 
-async def test_a_bad_body_without_scope_is_a_403(gateway: Gateway) -> None:
+async def test_a_bad_body_does_not_come_before_credential_and_scope(gateway: Gateway) -> None:
     key = await gateway.key("audit:read")
-    assert (await gateway.call("POST", "/actions/preview", data=b"{", key=key)).status == 403
+    for body in BAD_BODIES:
+        assert (await gateway.call("POST", "/actions/preview", data=body)).status == 401, body[:20]
+        assert (await gateway.call("POST", "/actions/preview", data=body, key=key)).status == 403, body[:20]

@@ -12,7 +12,7 @@ TAG = re.compile(r"[a-z]+:[a-z]+:[a-z_]+")
 
 def test_the_documentation_lists_every_tag_with_its_meaning() -> None:
     text = (ROOT / "docs" / "audit.md").read_text()
-    rows = dict(re.findall(r"^\| `([a-z:_]+)` \| (.+) \|$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z]+:[a-z:_]+)` \| (.+) \|$", text, re.MULTILINE))
     assert rows == TAGS
 
 

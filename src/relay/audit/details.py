@@ -1,6 +1,6 @@
 """Details of an event: in an envelope beside the row, bound to it by a salted commitment, erasable.
 
-    envelope(salt (16) ‖ JSON)      commitment = hex HMAC-SHA256(salt, JSON)
+    envelope(salt (16) ‖ JSON (RFC 8785))      commitment = hex HMAC-SHA256(salt, JSON)
 
 Deleting the envelope destroys the salt too, after which the commitment says nothing about what it covered.
 """
@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import select
 
+from relay.core.canonical import canonical_json
 from relay.crypto.digest import SALT_BYTES, commitment, equal, new_salt
 from relay.crypto.envelope import EnvelopeError, Envelopes
 from relay.store.reader import Reader
@@ -21,16 +22,14 @@ MAX_DETAILS_BYTES: Final = 65_536
 
 DetailsState = Literal["none", "shown", "erased", "unreadable"]
 
-_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
-
 
 class DetailsUnreadable(Exception):
     """The envelope does not open in this place, or what it holds is not what the row committed to."""
 
 
 def seal_details(envelopes: Envelopes, details: dict[str, Any], *, workspace: str, event_id: str) -> tuple[str, bytes]:
-    """Return the commitment for the row and the envelope beside it; ValueError or TypeError for what is no JSON."""
-    plain = _encode(details).encode()
+    """Return the commitment for the row and the envelope beside it; ValueError for what is no JSON or too long."""
+    plain = canonical_json(details)
     if len(plain) > MAX_DETAILS_BYTES:
         raise ValueError(f"the details of an event have at most {MAX_DETAILS_BYTES} bytes")
     salt = new_salt()

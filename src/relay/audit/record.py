@@ -94,7 +94,7 @@ class Recorder:
             commitment, body = seal_details(
                 self._envelopes, draft.details or {}, workspace=draft.workspace_id, event_id=draft.id
             )
-        except (ValueError, TypeError, RecursionError):
+        except ValueError:
             raise EventRefused(f"the details of {draft.tag!r} cannot be recorded") from None
         return commitment, {
             "purpose": PURPOSE,

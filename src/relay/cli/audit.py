@@ -32,7 +32,7 @@ def _time(value: str | None) -> str | None:
     try:
         if value is not None:
             parse_iso(value)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise typer.BadParameter("an RFC 3339 time with its offset, for instance 2030-01-02T03:04:05Z.") from None
     return value
 

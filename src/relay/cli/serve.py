@@ -27,7 +27,8 @@ def serve(
     ] = False,
 ) -> None:
     """Run the gateway until it is told to stop."""
-    from relay.cli.process import bind, run_one
+    from relay.cli.listener import bind
+    from relay.cli.process import run_one
     from relay.cli.supervise import run_many, run_reloading
 
     given = {"RELAY_HOST": host, "RELAY_PORT": port, "RELAY_DATA_DIR": data_dir.absolute() if data_dir else None}

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import signal
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -11,14 +10,15 @@ from pathlib import Path
 from typing import Final
 
 import relay
-from relay.cli.process import bind, run_one
+from relay.cli.listener import Listener, bind
+from relay.cli.process import run_one
 from relay.settings import load_settings
 
 _RESTART_SECONDS: Final = 1.0
 _SPAWN: Final = multiprocessing.get_context("spawn")
 
 
-def run_many(overrides: Mapping[str, str], listener: socket.socket, workers: int, grace: int) -> int:
+def run_many(overrides: Mapping[str, str], listener: Listener, workers: int, grace: int) -> int:
     """Run ``workers`` processes, replacing those that die, until told to stop; return the exit status.
 
     A process that ends within its first second refused to start: then all stop with status 1.
@@ -44,13 +44,13 @@ def run_many(overrides: Mapping[str, str], listener: socket.socket, workers: int
     return status
 
 
-def _start(overrides: Mapping[str, str], listener: socket.socket) -> BaseProcess:
+def _start(overrides: Mapping[str, str], listener: Listener) -> BaseProcess:
     process = _SPAWN.Process(target=_child, args=(dict(overrides), listener))
     process.start()
     return process
 
 
-def _child(overrides: dict[str, str], listener: socket.socket) -> None:
+def _child(overrides: dict[str, str], listener: Listener) -> None:
     raise SystemExit(run_one(overrides, listener))
 
 

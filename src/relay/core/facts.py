@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from relay.core.limit import Quota
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -10,7 +12,8 @@ class RequestFacts:
     """One request as the outermost layer saw it. Compared by identity: it stands for this request alone.
 
     ``client`` is the caller's address as text, empty when the server does not know it. ``headers`` are raw, names in
-    lower case. ``route`` is the matched route's template, empty before one has matched.
+    lower case. ``route`` is the matched route's template, empty before one has matched. ``quotas`` are those that the
+    request was counted against; the answer reports them, whatever it turns out to be.
     """
 
     request_id: str
@@ -18,6 +21,7 @@ class RequestFacts:
     method: str
     headers: RawHeaders
     route: str = ""
+    quotas: tuple[Quota, ...] = ()
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of the only header of that name; None when there is none or more than one."""

@@ -4,8 +4,10 @@
 ``docs/errors.md``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+from relay.core.clock import MICROSECONDS, iso, now
 
 TYPE_BASE = "urn:relay:problem:"
 
@@ -19,6 +21,8 @@ class Problem(Exception):
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
+    type_uri: ClassVar[str | None] = None
+    """The type where it is not Relay's own but registered with IANA."""
 
     def __init__(self, detail: str = "", *, headers: Mapping[str, str] | None = None, **extensions: Any) -> None:
         super().__init__(detail or self.title)
@@ -29,7 +33,7 @@ class Problem(Exception):
     def document(self, instance: str, request_id: str) -> dict[str, Any]:
         """Return the problem document for one request."""
         return {
-            "type": TYPE_BASE + self.slug,
+            "type": self.type_uri or TYPE_BASE + self.slug,
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
@@ -150,6 +154,40 @@ class TooManyStreams(Problem):
     status, slug, title = 429, "too-many-streams", "Too many open streams"
 
 
+class Limited(Problem):
+    """Too much at once, or too often. ``retry_after`` is true: whoever waits that long gets through."""
+
+    def __init__(self, what: str, *, retry_after: int, **extensions: Any) -> None:
+        super().__init__(what, **extensions)
+        self._what = what
+        self.retry_after = 0
+        self.postpone(retry_after)
+
+    def postpone(self, seconds: int) -> None:
+        """Name a later time when an earlier check of the same request could not be passed again before it."""
+        self.retry_after = max(self.retry_after, seconds, 1)
+        at = iso((now() // MICROSECONDS + self.retry_after) * MICROSECONDS).partition(".")[0]
+        self.detail = f"{self._what} Try again in {self.retry_after} s, at {at}Z."
+        self.extensions["retry_after"] = self.retry_after
+        self.headers["Retry-After"] = str(self.retry_after)
+
+
+class QuotaExceeded(Limited):
+    """A rate limit is used up (draft-ietf-httpapi-ratelimit-headers, "Problem Types")."""
+
+    status, slug, title = 429, "quota-exceeded", "Rate limit reached"
+    type_uri = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+
+    def __init__(self, what: str, *, policies: Sequence[str], retry_after: int) -> None:
+        super().__init__(what, retry_after=retry_after, **{"violated-policies": list(policies)})
+
+
+class TooManyRunning(Limited):
+    """As many attempts of this action are under way in the workspace as may be."""
+
+    status, slug, title = 429, "too-many-running", "Too many running at once"
+
+
 class Internal(Problem):
     """Something broke inside; the request id leads to it in the log."""
 
@@ -178,5 +216,11 @@ class OutcomeUnknown(Problem):
 
 
 def all_problems() -> list[type[Problem]]:
-    """Return every problem class, in order of status and slug."""
-    return sorted(Problem.__subclasses__(), key=lambda kind: (kind.status, kind.slug))
+    """Return every problem class that says how it is shown, in order of status and slug."""
+    found, waiting = [], list(Problem.__subclasses__())
+    while waiting:
+        kind = waiting.pop()
+        waiting.extend(kind.__subclasses__())
+        if "slug" in vars(kind):
+            found.append(kind)
+    return sorted(found, key=lambda kind: (kind.status, kind.slug))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Table, bindparam, delete, select, tuple_
 
-from relay.core.clock import now
+from relay.core.clock import DAY, now
 from relay.store.query import Query
 from relay.store.tables import envelopes, idempotency, plans, previews
 from relay.store.writer import StoreUnavailable, Tx, Writer
@@ -24,7 +24,13 @@ def _purge(table: Table) -> Query:
     return Query(delete(table).where(matched))
 
 
-_PURGES: Final = tuple(_purge(table) for table in (envelopes, previews, plans, idempotency))
+# A used or expired preview or plan stays for a day, so that whoever comes late learns that it is gone, not unknown.
+_PURGES: Final = (
+    (_purge(envelopes), 0),
+    (_purge(idempotency), 0),
+    (_purge(previews), DAY),
+    (_purge(plans), DAY),
+)
 
 
 class Purge:
@@ -47,11 +53,11 @@ class Purge:
     async def once(self, at: int) -> int:
         """Delete everything that had expired at that time; return how many rows went."""
         total = 0
-        for query in _PURGES:
+        for query, grace in _PURGES:
             while True:
 
-                def unit(tx: Tx, query: Query = query) -> int:
-                    return tx.run(query, at=at)
+                def unit(tx: Tx, query: Query = query, before: int = at - grace) -> int:
+                    return tx.run(query, at=before)
 
                 gone = await self._writer.run(unit)
                 total += gone

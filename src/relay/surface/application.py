@@ -36,15 +36,14 @@ class RelayApp(FastAPI):
     def side_door(self) -> str | None:
         """Name what could answer a request without being a route; None when there is nothing of the kind."""
         router = self.router
-        doors = {
-            "a router of another class": type(router) is not APIRouter,
-            "middleware": self.user_middleware or router.middleware_stack != router.app,
-            "an exception handler": self.exception_handlers != self._initial_handlers,
-            "an answer of last resort": router.default != router.not_found,
-            # Where FastAPI keeps ``app.frontend(…)``; ``app.routes`` does not show it.
-            "a frontend folder": router._low_priority_routes,
-        }
-        return next((name for name, open_ in doors.items() if open_), None)
+        if type(router) is not APIRouter or router.default != router.not_found:
+            return "another router, or its answer of last resort,"
+        if self.user_middleware or router.middleware_stack != router.app:
+            return "middleware"
+        if self.exception_handlers != self._initial_handlers:
+            return "an exception handler"
+        # Where FastAPI keeps ``app.frontend(…)``; ``app.routes`` does not show it.
+        return "a frontend folder" if router._low_priority_routes else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self

@@ -106,7 +106,7 @@ class _Bounds:
                 self.check(member, depth + 1)
             if kind is dict and any(len(key) > MAX_KEY_LENGTH for key in value):
                 raise _invalid(f"A member name has more than {MAX_KEY_LENGTH} characters.")
-        elif kind is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        elif (kind is int or kind is float) and not -MAX_INTEGER <= value <= MAX_INTEGER:
             raise _invalid("Numbers beyond ±(2^53−1) lose digits in JSON; send them as text.")
 
 
