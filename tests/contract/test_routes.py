@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from pydantic import BaseModel
@@ -196,7 +196,7 @@ class Walk:
         self.check(about, set(problem) >= MEMBERS, f"members {sorted(problem)}")
         self.check(about, problem.get("status") == answer.status, "status differs from the status line")
         self.check(about, problem.get("request_id") == headers.get("X-Request-ID"), "another request id in the body")
-        self.check(about, quote(problem.get("instance", ""), "/") == path, f"instance {problem.get('instance')!r}")
+        self.check(about, problem.get("instance") == unquote(path), f"instance {problem.get('instance')!r}")
         self.check(about, bool(problem.get("title")) and bool(problem.get("detail")), "no words for people")
         if answer.status == 401:
             challenge = headers.get("WWW-Authenticate", "")
@@ -309,13 +309,6 @@ async def test_without_one_of_the_scopes(walk: Walk) -> None:
                 probe.name, problem.get("required_scopes") == sorted(probe.route.access.scopes), f"{problem} (required)"
             )
             walk.check(probe.name, problem.get("missing_scopes") == [lacking], f"{problem} (missing)")
-
-
-async def test_a_key_without_any_scope_opens_nothing(walk: Walk) -> None:
-    key = await walk.gateway.key()
-    for probe in probes(walk.gateway):
-        if not probe.public:
-            await walk.ask(probe.name, probe.method, probe.path(), 403, key=key, json=probe.body(), secret=key)
 
 
 def test_every_route_that_is_not_public_wants_a_scope(gateway: Gateway) -> None:

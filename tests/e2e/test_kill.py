@@ -6,11 +6,13 @@ import os
 import random
 import sqlite3
 import time
+from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import aiohttp
@@ -23,11 +25,11 @@ from tests.outside import OK, HttpServer, http_server
 from tests.process import Answer, Client, GatewayProcess, eventually, gateway_process
 
 WORKERS = 8
-LOAD_SECONDS = (0.01, 0.3)
+ANSWERS = (0, 40)
 KILLED_WHILE_STARTING = 0.1
 VERIFY_EVERY = 10
 LOOKED_AT_AGAIN = 600
-KEYS = {"SECRET_KEY": "k" * 40, "OAUTH_ENCRYPTION_KEY": "a" * 43 + "="}
+KEYS = {"SECRET_KEY": token_hex(32), "OAUTH_ENCRYPTION_KEY": urlsafe_b64encode(os.urandom(32)).decode()}
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
@@ -64,6 +66,7 @@ class Load:
     def __init__(self, rng: random.Random, client: Client, hook: str) -> None:
         self.orders: list[Order] = []
         self.unanswered: list[Order] = []
+        self.answered = 0
         self._rng = rng
         self._client = client
         self._hook = hook
@@ -77,6 +80,12 @@ class Load:
             except (aiohttp.ClientError, ConnectionError):
                 self.unanswered.append(order)
                 return
+
+    async def until(self, answered: int) -> None:
+        """Return once that many requests have been answered, or after a few seconds."""
+        until = time.monotonic() + 5
+        while self.answered < answered and time.monotonic() < until:
+            await asyncio.sleep(0.001)
 
     def _next(self) -> Order:
         if self.unanswered:
@@ -92,6 +101,7 @@ class Load:
     async def send(self, order: Order) -> Answer:
         answer = await self._client.post(order.path, order.body, idempotency_key=order.marker)
         order.answers.append(answer)
+        self.answered += 1
         expected = {202} if order.kind == "run" else {200, 504}
         assert answer.status in expected, f"{order}: {answer.body}"
         return answer
@@ -149,7 +159,8 @@ async def kill_under_load(gateway: GatewayProcess, kills: int, query: Query, lap
                     await (verifying or asyncio.sleep(0))
                     verifying = asyncio.create_task(gateway.verified())
                 workers = [asyncio.create_task(load.worker()) for _ in range(WORKERS)]
-                await asyncio.sleep(rng.uniform(*LOAD_SECONDS))
+                await load.until(load.answered + rng.randint(*ANSWERS))
+                await asyncio.sleep(rng.uniform(0, 0.01))
                 gateway.kill()
                 await asyncio.gather(*workers)
                 if rng.random() < KILLED_WHILE_STARTING:
@@ -226,7 +237,7 @@ async def test_ten_kills_on_postgresql(tmp_path: Path, postgres_target: Target) 
             return admin.execute(sql.encode()).fetchall()
 
         def lapse() -> None:
-            """Let the dead process's leases be over; on PostgreSQL they might be a live sibling's."""
+            """Let the dead process's leases be over now; they might be a live sibling's, so a start leaves them alone."""
             gone = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'relay-%' AND datname = current_database()"
             until = time.monotonic() + 10
             while query(gone) != [(0,)]:

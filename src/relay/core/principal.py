@@ -34,8 +34,8 @@ BUNDLES: Final[dict[str, tuple[Scope, ...]]] = {
 class Principal:
     """An authenticated caller, bound to one workspace.
 
-    ``made_by`` lists the credentials that made this one, nearest last: an approval by any of them counts as
-    the requester's own. ``scopes`` are all that the principal may ever use; there are no implied ones.
+    ``made_by`` lists the credentials that made this one, nearest last: whoever is made by a requester cannot approve
+    for that requester. ``scopes`` are all that the principal may ever use; there are no implied ones.
     """
 
     id: str

@@ -27,9 +27,8 @@ class Sweep:
 
     async def start(self, *, sole_process: bool) -> None:
         """Begin to sweep. A sole process starts with every running attempt: its owner can only be a dead one."""
-        if sole_process:
-            while await self.once(_FAR_FUTURE):
-                pass
+        while await self.once(_FAR_FUTURE if sole_process else now()):
+            pass
         self._task = asyncio.create_task(self._forever(), name="attempt-sweep")
 
     async def stop(self) -> None:

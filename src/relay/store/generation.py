@@ -35,19 +35,25 @@ class Generation:
         """Void everything cached so far."""
         self._value += 1
 
-    def observed(self, state: object) -> None:
-        """Take in what the database says now; a difference voids, and the second runs anew."""
+    def expect_observations(self) -> None:
+        """From now on nothing is known unless :meth:`observed` says so: other processes write to this database."""
+        self._fresh_until = float("-inf")
+
+    def observed(self, state: object, asked_at: float) -> None:
+        """Take in what the database said to a question of that time (monotonic seconds); a difference voids."""
         if state != self._seen:
             self._seen = state
             self.changed()
-        self._fresh_until = time.monotonic() + STALE_SECONDS
+        self._fresh_until = asked_at + STALE_SECONDS
 
 
 async def poll(generation: Generation, reader: Reader) -> None:
     """Observe the ``generations`` rows twice a second until cancelled (PostgreSQL, where others write too)."""
     statement = select(func.coalesce(func.sum(generations.c.value), 0))
+    generation.expect_observations()
     while True:
+        asked_at = time.monotonic()
         with contextlib.suppress(StoreUnavailable):  # unread for a second, the caches are void by themselves
             row = await reader.one(statement)
-            generation.observed(row[0] if row else None)
+            generation.observed(row[0] if row else None, asked_at)
         await asyncio.sleep(POLL_SECONDS)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import tuple_row
 
+from relay.store.link import STATEMENT_SECONDS, PatientConnection
 from relay.store.query import Query
 from relay.store.writer import BrokenBatch, Finish, StoreUnavailable, Tx, Writer, _Waiting
 
@@ -23,8 +24,8 @@ _RESOLVE_ATTEMPTS: Final = 3
 _SESSION: Final = (
     "SET synchronous_commit = on",
     "SET idle_in_transaction_session_timeout = '2s'",
-    "SET lock_timeout = '5s'",
-    "SET statement_timeout = '10s'",
+    "SET lock_timeout = '4s'",
+    f"SET statement_timeout = '{STATEMENT_SECONDS}s'",
 )
 
 log = logging.getLogger("relay.store")
@@ -39,17 +40,21 @@ class PostgresTx(Tx):
 
     def run(self, query: Query, **params: Any) -> int:
         self.writes += 1
-        return self._cursor.execute(query.postgres, query.bound(params), prepare=True).rowcount
+        compiled = query.postgres
+        return self._cursor.execute(compiled.text, compiled.bound(params), prepare=True).rowcount
 
     def many(self, query: Query, rows: Sequence[dict[str, Any]]) -> None:
         self.writes += 1
-        self._cursor.executemany(query.postgres, [query.bound(row) for row in rows])
+        compiled = query.postgres
+        self._cursor.executemany(compiled.text, [compiled.bound(row) for row in rows])
 
     def one(self, query: Query, **params: Any) -> tuple[Any, ...] | None:
-        return self._cursor.execute(query.postgres, query.bound(params), prepare=True).fetchone()
+        compiled = query.postgres
+        return self._cursor.execute(compiled.text, compiled.bound(params), prepare=True).fetchone()
 
     def all(self, query: Query, **params: Any) -> list[tuple[Any, ...]]:
-        return self._cursor.execute(query.postgres, query.bound(params), prepare=True).fetchall()
+        compiled = query.postgres
+        return self._cursor.execute(compiled.text, compiled.bound(params), prepare=True).fetchall()
 
 
 class PostgresWriter(Writer):
@@ -90,7 +95,7 @@ class PostgresWriter(Writer):
         if self._connection is not None and not self._connection.closed:
             return self._connection
         try:
-            self._connection = psycopg.connect(
+            self._connection = PatientConnection.connect(
                 self._conninfo, connect_timeout=CONNECT_SECONDS, row_factory=tuple_row, application_name="relay-writer"
             )
             with self._connection.transaction():

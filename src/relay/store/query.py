@@ -16,27 +16,37 @@ class Query:
 
     def __init__(self, statement: Executable) -> None:
         self._statement = statement
-        self._constants: dict[str, Any] = {}
 
     @cached_property
-    def sqlite(self) -> str:
+    def sqlite(self) -> "Compiled":
         """The statement for ``sqlite3``, with parameters as ``:name``."""
         from sqlalchemy.dialects import sqlite
 
         return self._compiled(sqlite.dialect(paramstyle="named"))
 
     @cached_property
-    def postgres(self) -> str:
+    def postgres(self) -> "Compiled":
         """The statement for psycopg, with parameters as ``%(name)s``."""
         from sqlalchemy.dialects import postgresql  # not at the top: a process on SQLite never needs it
 
         return self._compiled(postgresql.dialect(paramstyle="pyformat"))  # type: ignore[no-untyped-call]
 
-    def bound(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the parameters with the constants that stand in the statement. To be called after it was compiled."""
-        return {**self._constants, **params} if self._constants else params
-
-    def _compiled(self, dialect: Any) -> str:
+    def _compiled(self, dialect: Any) -> "Compiled":
         compiled = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
-        self._constants = {name: bind.value for bind, name in compiled.bind_names.items() if not bind.required}
-        return str(compiled)
+        # Dialects name a statement's own constants differently, so each form keeps its own.
+        constants = {name: bind.value for bind, name in compiled.bind_names.items() if not bind.required}
+        return Compiled(str(compiled), constants)
+
+
+class Compiled:
+    """A statement for one driver: its text, and the constants that stand in it."""
+
+    __slots__ = ("_constants", "text")
+
+    def __init__(self, text: str, constants: Mapping[str, Any]) -> None:
+        self.text = text
+        self._constants = constants
+
+    def bound(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the parameters together with the statement's constants."""
+        return {**self._constants, **params} if self._constants else params

@@ -27,6 +27,8 @@ def sqlite_engine(path: Path) -> AsyncEngine:
 
 def postgres_engine(url: str) -> AsyncEngine:
     """Return a read-only engine over PostgreSQL; ``url`` has the form that :func:`relay.store.database.parse` gives."""
+    from relay.store.link import STATEMENT_SECONDS, PatientAsyncConnection  # not at the top: SQLite needs no psycopg
+
     return create_async_engine(
         url,
         pool_size=4,
@@ -34,9 +36,10 @@ def postgres_engine(url: str) -> AsyncEngine:
         pool_timeout=5,
         pool_pre_ping=True,
         connect_args={
+            "async_creator_fn": PatientAsyncConnection.connect,
             "connect_timeout": 3,
             "application_name": "relay-reader",
-            "options": "-c default_transaction_read_only=on -c statement_timeout=10000",
+            "options": f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_SECONDS}s",
         },
     )
 

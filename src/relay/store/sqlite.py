@@ -26,6 +26,8 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA trusted_schema = OFF")
+    # What was erased is overwritten, not only unlinked.
+    connection.execute("PRAGMA secure_delete = ON")
     return connection
 
 
@@ -38,18 +40,22 @@ class SqliteTx(Tx):
 
     def run(self, query: Query, **params: Any) -> int:
         self.writes += 1
-        return self._connection.execute(query.sqlite, query.bound(params)).rowcount
+        compiled = query.sqlite
+        return self._connection.execute(compiled.text, compiled.bound(params)).rowcount
 
     def many(self, query: Query, rows: Sequence[dict[str, Any]]) -> None:
         self.writes += 1
-        self._connection.executemany(query.sqlite, [query.bound(row) for row in rows])
+        compiled = query.sqlite
+        self._connection.executemany(compiled.text, [compiled.bound(row) for row in rows])
 
     def one(self, query: Query, **params: Any) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._connection.execute(query.sqlite, query.bound(params)).fetchone()
+        compiled = query.sqlite
+        row: tuple[Any, ...] | None = self._connection.execute(compiled.text, compiled.bound(params)).fetchone()
         return row
 
     def all(self, query: Query, **params: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(query.sqlite, query.bound(params)).fetchall()
+        compiled = query.sqlite
+        return self._connection.execute(compiled.text, compiled.bound(params)).fetchall()
 
 
 class SqliteWriter(Writer):
@@ -120,6 +126,8 @@ class SqliteWriter(Writer):
                 if not busy or time.monotonic() >= deadline:
                     raise StoreUnavailable(str(error)) from None
                 await asyncio.sleep(_RETRY_SECONDS)
+                # Whoever held the lock may have revoked a key; waiting must not hide that.
+                self._notice_foreign_change()
 
     @staticmethod
     def _rollback(connection: sqlite3.Connection) -> None:

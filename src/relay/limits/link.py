@@ -1,0 +1,168 @@
+"""One connection to Redis that everybody shares: calls that wait go out together, and none waits for long.
+
+Every call ends at its deadline. A connection that has failed, or kept a call waiting, is given up at
+once, with everything that waits for it; from then on calls fail immediately until a new one has been made.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from relay.limits.counters import CountersUnavailable
+
+TIMEOUT_SECONDS: Final = 0.25
+RECONNECT_SECONDS: Final = 0.5
+MAX_WAITING: Final = 10_000
+_LATE_SECONDS: Final = 0.02
+
+log = logging.getLogger("relay.limits")
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    command: bytes
+    answer: asyncio.Future[Any]
+    until: float
+
+
+class RedisLink:
+    """``on_change`` is told each time the connection is lost (False) or there (True)."""
+
+    def __init__(self, url: str, on_change: Callable[[bool], None]) -> None:
+        # RESP2 and no retries: what to do about a failure is decided here, once.
+        self._pool: ConnectionPool[Any] = ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=None,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        self._on_change = on_change
+        self._waiting: deque[_Call] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._up: bool | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether calls are being answered."""
+        return self._up is True
+
+    async def start(self) -> None:
+        """Connect, or begin to try; return when it is known which."""
+        known = asyncio.Event()
+        self._task = asyncio.create_task(self._run(known), name="limits-redis")
+        await known.wait()
+
+    async def stop(self) -> None:
+        """Disconnect; what waits fails."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        self._up = False
+        self._drop(())
+
+    async def call(self, command: bytes, until: float) -> Any:
+        """Return Redis's answer to a packed command, given until a time of the loop's clock.
+
+        :class:`CountersUnavailable` when there is none in time, ``ResponseError`` when it is an error.
+        """
+        if not self._up or len(self._waiting) >= MAX_WAITING:
+            raise CountersUnavailable
+        call = _Call(command, asyncio.get_running_loop().create_future(), until)
+        self._waiting.append(call)
+        self._wake.set()
+        return await call.answer
+
+    async def _run(self, known: asyncio.Event) -> None:
+        while True:
+            connection = self._pool.make_connection()
+            try:
+                async with asyncio.timeout(4 * TIMEOUT_SECONDS):
+                    await connection.connect()
+                    await connection.send_command("PING")
+                    await connection.read_response()
+                self._turn(up=True)
+                known.set()
+                await self._pump(connection)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._turn(up=False, why=type(error).__name__)
+                known.set()
+            finally:
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    def _turn(self, *, up: bool, why: str = "") -> None:
+        changed, self._up = self._up is not up, up
+        self._drop(())
+        if not changed:
+            return
+        if up:
+            log.info("Redis answers: limits are shared")
+        else:
+            log.error("Redis does not answer (%s): changes are refused, reads have a tenth of their limits", why)
+        self._on_change(up)
+
+    async def _pump(self, connection: AbstractConnection) -> None:
+        """Send what waits in one go, read the answers, again and again; raises when an answer does not come."""
+        while True:
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            sent, self._waiting = self._waiting, deque()
+            try:
+                await self._exchange(connection, sent)
+            finally:
+                self._drop(sent)
+
+    async def _exchange(self, connection: AbstractConnection, sent: deque[_Call]) -> None:
+        until = sent[0].until
+        try:
+            async with asyncio.timeout_at(until):
+                await connection.send_packed_command([call.command for call in sent], check_health=False)
+                await self._read(connection, sent)
+        except TimeoutError:
+            # The answer may be here, and this process the one that was late.
+            if not await connection.can_read():
+                raise
+            async with asyncio.timeout(_LATE_SECONDS):
+                await self._read(connection, sent)
+
+    async def _read(self, connection: AbstractConnection, sent: deque[_Call]) -> None:
+        while sent:
+            answer: Any
+            try:
+                answer = await connection.read_response(disable_decoding=True, timeout=inf, disconnect_on_error=False)
+            except ResponseError as error:
+                answer = error
+            call = sent.popleft()
+            if call.answer.done():  # whoever asked has gone
+                continue
+            if isinstance(answer, ResponseError):
+                call.answer.set_exception(answer)
+            else:
+                call.answer.set_result(answer)
+
+    def _drop(self, sent: Iterable[_Call]) -> None:
+        """Fail what was sent and, unless the link is up, what still waits."""
+        lost = list(sent)
+        if not self._up or lost:
+            lost += self._waiting
+            self._waiting.clear()
+        for call in lost:
+            if not call.answer.done():
+                call.answer.set_exception(CountersUnavailable())

@@ -1,0 +1,105 @@
+"""Counting in Redis (6.2 or newer), shared by every replica and worker: one script per stage, on the server's clock.
+
+Keys are made of the installation's id, policies of our own and digests; the id is their common hash tag, so that they
+live on one node of a cluster. Every key expires by itself.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any, Final
+
+import hiredis
+from redis.exceptions import NoScriptError, ResponseError
+
+from relay.core.clock import MICROSECONDS
+from relay.core.limit import Quota
+from relay.limits.counters import FORGIVE, LOG_MOST, LONGEST_BLOCK, CountersUnavailable, Hit, Verdict
+from relay.limits.link import TIMEOUT_SECONDS, RedisLink
+from relay.limits.rules import Rule
+
+_ALGORITHMS: Final = "algorithms"
+
+log = logging.getLogger("relay.limits")
+
+
+class _Script:
+    """A script, and the name that Redis gave it when it was sent."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._name: bytes = b""
+
+    async def run(self, link: RedisLink, keys: Sequence[bytes], arguments: Sequence[int | bytes]) -> Any:
+        rest = (len(keys), *keys, *arguments)
+        until = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
+        try:
+            if self._name:
+                try:
+                    return await link.call(hiredis.pack_command((b"EVALSHA", self._name, *rest)), until)
+                except NoScriptError:  # the server has been restarted, or is another one
+                    self._name = b""
+            self._name = await link.call(hiredis.pack_command((b"SCRIPT", b"LOAD", self._text)), until)
+            return await link.call(hiredis.pack_command((b"EVALSHA", self._name, *rest)), until)
+        except ResponseError as error:
+            log.error("Redis refuses a script: %s", type(error).__name__)
+            raise CountersUnavailable from None
+
+
+def script_text(name: str) -> str:
+    """Return a script as it is sent: the algorithms, then its own part."""
+    folder = resources.files("relay.limits")
+    return "\n".join((folder / f"{part}.lua").read_text() for part in (_ALGORITHMS, name))
+
+
+class RedisCounters:
+    """The counters of one installation. ``text_of`` gives each script's text."""
+
+    def __init__(self, link: RedisLink, installation: str, *, text_of: Callable[[str], str] = script_text) -> None:
+        self._link = link
+        self._prefix = b"{%b}:" % installation.encode()
+        self._names: dict[str, bytes] = {}
+        self._take, self._give_back, self._fail = (
+            _Script(text_of(name).encode()) for name in ("take", "give_back", "fail")
+        )
+
+    async def take(self, hits: Sequence[Hit]) -> Verdict:
+        """Count every hit when all of them are allowed, else none."""
+        keys, arguments = self._asked(hits)
+        answer = await self._take.run(self._link, keys, arguments)
+        quotas = []
+        place = 2
+        for rule, _ in hits:
+            quotas.append(Quota(rule.policy, rule.limit, *answer[place : place + 3]))
+            place += 3
+        return Verdict(answer[0] == 1, tuple(quotas), answer[1])
+
+    async def give_back(self, hits: Sequence[Hit], at: int) -> None:
+        """Forget hits that were counted at that time."""
+        keys, arguments = self._asked(hits)
+        await self._give_back.run(self._link, keys, [*arguments, at])
+
+    async def fail(self, hit: Hit) -> int:
+        """Count a failed credential; return for how many microseconds its subject is refused, 0 for not at all."""
+        keys, arguments = self._asked([hit])
+        keys.append(keys[0] + b":block")
+        blocked: int = await self._fail.run(self._link, keys, [*arguments, LONGEST_BLOCK, FORGIVE])
+        return blocked
+
+    def _asked(self, hits: Sequence[Hit]) -> tuple[list[bytes], list[int | bytes]]:
+        keys: list[bytes] = []
+        arguments: list[int | bytes] = []
+        for rule, subject in hits:
+            keys.append(self._name(rule) + subject)
+            arguments.append(rule.limit.count)
+            arguments.append(rule.limit.seconds * MICROSECONDS)
+        return keys, arguments
+
+    def _name(self, rule: Rule) -> bytes:
+        name = self._names.get(rule.policy)
+        if name is None:
+            # A log means the same under every limit, a cell does not: replicas may be set to different ones for a while.
+            most = "" if rule.limit.count <= LOG_MOST else f"{rule.limit.count}/"
+            name = self._names[rule.policy] = self._prefix + f"{rule.policy}:{most}{rule.limit.seconds}:".encode()
+        return name

@@ -1,0 +1,30 @@
+"""The OpenAPI document as it is committed: ``python -m tests.openapi`` writes ``docs/openapi.json`` anew."""
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from relay.store.target import parse_target
+from tests.gateway import open_gateway
+
+SNAPSHOT = Path(__file__).parents[1] / "docs" / "openapi.json"
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """Return the document as it is written down, so that a change shows up line by line."""
+    return json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+async def current() -> dict[str, Any]:
+    """Return the document of an installation with every route."""
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name) / "data"
+        data.mkdir(mode=0o700)
+        async with open_gateway(parse_target(None, data), data) as gateway:
+            return gateway.server.fastapi.openapi()
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(text_of(asyncio.run(current())))
