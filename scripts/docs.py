@@ -83,7 +83,7 @@ def action_parts() -> dict[str, str]:
 
 def _action(spec: ActionSpec) -> str:
     facts = (
-        f"{spec.summary} Effect `{spec.effect}`, scope `{spec.scope}`, time-out {spec.timeout:g} s, "
+        f"{spec.summary}\n\nEffect `{spec.effect}`, scope `{spec.scope}`, time-out {spec.timeout:g} s, "
         f"{'idempotent' if spec.idempotent else 'not idempotent'}, version {spec.version}."
     )
     params = spec.params.model_json_schema()
