@@ -32,12 +32,15 @@ from relay.egress.smtp import SmtpTransport
 from relay.gate.admit import Gate
 from relay.gate.attempts import Attempts
 from relay.gate.authenticate import Authenticate
+from relay.gate.limit import ActionLimits, RequestLimits
 from relay.gate.perform import Performer
 from relay.gate.preview import Previews
 from relay.gate.sweep import Sweep
 from relay.identity.api_keys import ApiKeys
 from relay.identity.dev import dev_facts, dev_principal, dev_principal_for
 from relay.identity.operator import operator
+from relay.limits.actions import limit_actions
+from relay.limits.service import LimitService
 from relay.planning.local import LocalPlanner
 from relay.policy.scopes import ScopePolicy
 from relay.queue.local import LocalQueue
@@ -50,19 +53,25 @@ from relay.store import schema
 from relay.store.database import Database
 from relay.store.installation import Installation, ensure_installation
 from relay.store.lock import ServerLock
+from relay.store.query import Query
 from relay.store.retention import Purge
 from relay.store.tables import installation as installation_table
 from relay.store.target import Target, parse_target
 from relay.store.vault import Vault
+from relay.store.writer import StoreUnavailable
 from relay.surface.application import build_application
 from relay.surface.declare import Routes
+from relay.surface.edge import edge_of
 from relay.web.api.actions import actions_routes
 from relay.web.api.ai import ai_routes
 from relay.web.api.audit import audit_routes
 from relay.web.api.keys import keys_routes
 from relay.web.api.system import docs_routes, system_routes
+from relay.web.api.workspace import workspace_routes
 
 _KEY_ENVS: Final[dict[str, KeyEnv]] = {"production": "live", "local": "local", "test": "test"}
+
+_ANYTHING: Final = Query(select(installation_table.c.id))
 
 log = logging.getLogger("relay")
 
@@ -161,6 +170,7 @@ class Server:
     asgi: ASGIApp
     fastapi: FastAPI
     performer: Performer
+    limits: LimitService
     first_key: str | None
     close_streams: Callable[[], None]
 
@@ -179,6 +189,7 @@ async def open_server(house: House, *, listen: tuple[str, int]) -> AsyncIterator
     failures = AnonymousFailures(house.database.writer)
     parts = _Parts(house, failures, listen)
     try:
+        await parts.limits.start()
         await parts.sweep.start(sole_process=sole)
         await _note(house, "relay:server:started")
         await house.heads.start()
@@ -186,14 +197,20 @@ async def open_server(house: House, *, listen: tuple[str, int]) -> AsyncIterator
         await parts.purge.start()
         await parts.runs.start(sole_process=sole)
         first_key = await house.api_keys.first_key(operator(), request_id=new_id("req"))
-        yield Server(house, parts.asgi, parts.fastapi, parts.performer, first_key, parts.runs.close_streams)
+        yield Server(
+            house, parts.asgi, parts.fastapi, parts.performer, parts.limits, first_key, parts.runs.close_streams
+        )
     finally:
         await parts.runs.stop(house.settings.shutdown_grace_seconds)
         await parts.attempts.stop()
         await parts.purge.stop()
         await parts.sweep.stop()
         await failures.stop()
-        await _note(house, "relay:server:stopped")
+        await parts.limits.stop()
+        try:
+            await _note(house, "relay:server:stopped")
+        except StoreUnavailable as error:
+            log.warning("that the server stopped could not be recorded: %s", error)
         await house.heads.stop()
         if lock is not None:
             lock.release()
@@ -210,14 +227,17 @@ class _Parts:
     def __init__(self, house: House, failures: AnonymousFailures, listen: tuple[str, int]) -> None:
         settings, database = house.settings, house.database
         self.catalog = build_catalog(settings, listen)
+        self.limits = LimitService(settings, house.installation.id, lambda tag: _note(house, tag))
+        action_limits = ActionLimits(self.limits.limiter)
         self.attempts = Attempts(
             database,
             house.vault,
             retention=settings.retention_days * DAY,
             idempotency_ttl=settings.idempotency_ttl_hours * HOUR,
+            on_full=action_limits.full,
         )
         previews = Previews(database, house.vault, ttl=settings.preview_ttl_seconds * MICROSECONDS)
-        self.performer = Performer(self.catalog, ScopePolicy(), house.api_keys, self.attempts, previews)
+        self.performer = Performer(self.catalog, ScopePolicy(), house.api_keys, self.attempts, previews, action_limits)
         self.sweep = Sweep(database)
         self.purge = Purge(database.writer)
         plans = Plans(
@@ -233,12 +253,16 @@ class _Parts:
             retention=settings.retention_days * DAY,
             idempotency_ttl=settings.idempotency_ttl_hours * HOUR,
         )
-        self.gate = Gate(Authenticate(house.api_keys, failures, _anonymous(settings)))
+        self.gate = Gate(
+            Authenticate(house.api_keys, failures, _anonymous(settings)),
+            RequestLimits(self.limits.rules, self.limits.limiter, failures),
+        )
         self.fastapi, self.asgi = build_application(
             self._routes(house, plans),
             self.gate.admit,
             body_limit=settings.body_limit_bytes,
             body_seconds=settings.request_timeout_seconds,
+            edge=edge_of(settings),
         )
 
     def _routes(self, house: House, plans: Plans) -> list[Routes]:
@@ -248,10 +272,15 @@ class _Parts:
             groups.append(actions_routes(self.performer, self.catalog))
             groups.append(ai_routes(plans, self.runs, house.api_keys, streams=settings.streams_per_principal))
         groups.append(keys_routes(house.api_keys))
+        groups.append(workspace_routes(house.api_keys))
         groups.append(audit_routes(house.audit_log, house.verifier))
         groups.append(
             system_routes(
-                {"database": lambda: _database_answers(house), "writer": lambda: _writer_answers(house)},
+                {
+                    "database": lambda: _database_answers(house),
+                    "writer": lambda: _writer_answers(house),
+                    **({"limits": self.limits.answers} if self.limits.shared else {}),
+                },
                 contact=settings.security_contact,
                 policy_url=settings.security_policy_url,
             )
@@ -277,6 +306,7 @@ def build_catalog(settings: Settings, listen: tuple[str, int]) -> Catalog:
     catalog.register(email.connector, _mail(settings))
     catalog.register(webhook.connector, HttpClient(egress, webhook.connector.hosts))
     catalog.register(http.connector, HttpClient(egress, http.connector.hosts))
+    limit_actions(catalog, settings)
     return catalog
 
 
@@ -303,5 +333,6 @@ async def _database_answers(house: House) -> bool:
 
 
 async def _writer_answers(house: House) -> bool:
-    await house.database.writer.run(lambda tx: None)
+    # A statement, since a transaction without one never reaches PostgreSQL.
+    await house.database.writer.run(lambda tx: tx.one(_ANYTHING))
     return True

@@ -3,12 +3,13 @@
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, get_args, get_type_hints
 
 from pydantic import BaseModel
 
 from relay.core.action import Effect, Step
+from relay.core.limit import Limit
 from relay.core.permit import Permit, PermitRefused
 from relay.core.principal import SCOPES, Scope
 
@@ -47,7 +48,9 @@ class ActionSpec:
     ``idempotent``: repeating it is harmless to the outside. ``redact`` returns the parameters as plain JSON with
     every secret masked, for answers and records. ``digest_form`` returns them as plain JSON for the digest, with
     attachments replaced by their SHA-256. ``timeout`` is in seconds and bounds the whole effect. ``local``: it has no
-    client and reaches nothing outside, so that a crash takes its effect with it.
+    client and reaches nothing outside, so that a crash takes its effect with it. ``limits`` and ``concurrency`` hold
+    per workspace, whichever door an execution comes through: how often, and how many attempts at once (None: as many as
+    may be).
     """
 
     name: str
@@ -61,7 +64,8 @@ class ActionSpec:
     idempotent: bool
     local: bool
     timeout: float
-    limits: tuple[str, ...]
+    limits: tuple[Limit, ...]
+    concurrency: int | None
     render: Render
     redact: Callable[[Any], dict[str, Any]]
     digest_form: Callable[[Any], dict[str, Any]]
@@ -96,7 +100,8 @@ class Connector:
         version: int = 1,
         idempotent: bool = False,
         timeout: float = 30.0,
-        limits: tuple[str, ...] = (),
+        limits: tuple[Limit, ...] = (),
+        concurrency: int | None = None,
         redact: Callable[[Any], dict[str, Any]] = plain,
         digest_form: Callable[[Any], dict[str, Any]] = plain,
     ) -> Callable[[Handler], Handler]:
@@ -104,7 +109,8 @@ class Connector:
 
         The returned function redeems the permit before the handler's first line, so that calling it without a
         live one raises :class:`~relay.core.permit.PermitRefused`. :class:`CatalogError` for a duplicate or
-        malformed name, an unknown effect or scope, untyped parameters or result, or a missing summary.
+        malformed name, an unknown effect or scope, untyped parameters or result, a missing summary, two limits over the
+        same window, or a local action with a concurrency: it is recorded when it is over.
         """
 
         def declare(handler: Handler) -> Handler:
@@ -116,6 +122,7 @@ class Connector:
                 raise CatalogError(f"{name} needs a known effect, a known scope and a one-line summary")
             if self.local and effect != "read":
                 raise CatalogError(f"{name}: a local connector changes nothing, so its actions are reads")
+            _check_limits(name, limits, concurrency, local=self.local)
 
             async def guarded(permit: Permit, params: Any, client: Any) -> BaseModel:
                 if not isinstance(permit, Permit):
@@ -136,6 +143,7 @@ class Connector:
                 local=self.local,
                 timeout=timeout,
                 limits=limits,
+                concurrency=concurrency,
                 render=render,
                 redact=redact,
                 digest_form=digest_form,
@@ -144,6 +152,13 @@ class Connector:
             return guarded
 
         return declare
+
+
+def _check_limits(name: str, limits: tuple[Limit, ...], concurrency: int | None, *, local: bool) -> None:
+    if len({limit.seconds for limit in limits}) != len(limits):
+        raise CatalogError(f"{name} declares two limits over the same window")
+    if concurrency is not None and (concurrency < 1 or local):
+        raise CatalogError(f"{name}: a concurrency is at least 1, and a local action has none")
 
 
 def _types_of(name: str, handler: Handler) -> tuple[type[BaseModel], type[BaseModel]]:
@@ -179,6 +194,16 @@ class Catalog:
                 raise CatalogError(f"two connectors declare {name}")
             self._specs[name] = spec
             self._clients[name] = client
+
+    def limit(self, name: str, *, limits: tuple[Limit, ...] | None = None, concurrency: int | None = None) -> None:
+        """Replace what an action declares; None leaves it. :class:`CatalogError` for an unknown one, or as at first."""
+        spec = self._specs.get(name)
+        if spec is None:
+            raise CatalogError(f"there is no action {name!r}")
+        limits = spec.limits if limits is None else limits
+        concurrency = spec.concurrency if concurrency is None else concurrency
+        _check_limits(name, limits, concurrency, local=spec.local)
+        self._specs[name] = replace(spec, limits=limits, concurrency=concurrency)
 
     def get(self, name: str) -> ActionSpec | None:
         """Return the action of that name, or None."""

@@ -18,6 +18,7 @@ from relay.egress.mail import MailTransport, check_address, has_invisible
 MAX_RECIPIENTS: Final = 100
 MAX_BYTES: Final = 10 * 1024 * 1024
 MAX_SUBJECT: Final = 500
+CONCURRENCY: Final = 16
 
 _LARGE: Final = 256 * 1024
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}")
@@ -176,7 +177,15 @@ def _described(file: Attachment) -> dict[str, Any]:
     return {"name": file.name, "type": file.type, "size": len(content), "sha256": sha256_hex(content)}
 
 
-@connector.action("email.send", effect="write", render=render, redact=redact, digest_form=digest_form, timeout=90.0)
+@connector.action(
+    "email.send",
+    effect="write",
+    render=render,
+    redact=redact,
+    digest_form=digest_form,
+    timeout=90.0,
+    concurrency=CONCURRENCY,
+)
 async def send(permit: Permit, params: SendMail, client: MailTransport) -> Sent:
     """Send an email."""
     nonce = permit.step.nonce

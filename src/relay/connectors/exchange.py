@@ -19,6 +19,7 @@ RESULT_BODY: Final = 64 * 1024
 TIMEOUT: Final = 25.0
 # Above the client's own time-out, so that it is the client, which knows how far it came, that judges.
 ACTION_TIMEOUT: Final = 30.0
+CONCURRENCY: Final = 16
 
 _RESULT_HEADERS: Final = frozenset(
     """allow content-encoding content-language content-length content-type date etag last-modified retry-after

@@ -111,7 +111,14 @@ def redact(params: SendRequest) -> dict[str, Any]:
     }
 
 
-@connector.action("http.request", effect="write", render=render, redact=redact, timeout=exchange.ACTION_TIMEOUT)
+@connector.action(
+    "http.request",
+    effect="write",
+    render=render,
+    redact=redact,
+    timeout=exchange.ACTION_TIMEOUT,
+    concurrency=exchange.CONCURRENCY,
+)
 async def send(permit: Permit, params: SendRequest, client: HttpClient) -> exchange.Answer:
     """Send an HTTP request and return the answer."""
     return await exchange.exchange(permit, compose(params), client, redirects=True)

@@ -58,7 +58,14 @@ def redact(params: SaveWebhook) -> dict[str, Any]:
     return {"url": mask_url(params.url), "payload": mask_json(params.payload), "method": params.method}
 
 
-@connector.action("webhook.save", effect="write", render=render, redact=redact, timeout=exchange.ACTION_TIMEOUT)
+@connector.action(
+    "webhook.save",
+    effect="write",
+    render=render,
+    redact=redact,
+    timeout=exchange.ACTION_TIMEOUT,
+    concurrency=exchange.CONCURRENCY,
+)
 async def save(permit: Permit, params: SaveWebhook, client: HttpClient) -> exchange.Answer:
     """Send a JSON payload to a webhook URL."""
     return await exchange.exchange(permit, compose(params), client, redirects=False)

@@ -12,7 +12,8 @@ Auth = Literal["bearer", "session", "signature", "state", "operator", "public"]
 class Access:
     """A route's declaration: how it authenticates, every scope it needs, its limits, its audit tag.
 
-    ``limits`` names rules of the limit table. ``tag`` reads ``source:subject:action``.
+    ``limits`` names rules of the limit table, besides those that hold for every request, or ``unlimited`` to be exempt
+    from these as well. ``tag`` reads ``source:subject:action``.
     """
 
     auth: Auth

@@ -11,9 +11,10 @@ RawHeaders = list[tuple[bytes, bytes]]
 class RequestFacts:
     """One request as the outermost layer saw it. Compared by identity: it stands for this request alone.
 
-    ``client`` is the caller's address as text, empty when the server does not know it. ``headers`` are raw, names in
-    lower case. ``route`` is the matched route's template, empty before one has matched. ``quotas`` are those that the
-    request was counted against; the answer reports them, whatever it turns out to be.
+    ``client`` is the caller's address as text, by what trusted proxies say where there are any, empty when it is not
+    known; ``peer`` is the socket's. ``scheme``, ``http`` or ``https``, is the caller's as far as trusted proxies tell.
+    ``headers`` are raw, names in lower case. ``route`` is the matched route's template, empty before one has matched.
+    ``quotas`` are those that the request was counted against; the answer reports them, whatever it turns out to be.
     """
 
     request_id: str
@@ -21,6 +22,8 @@ class RequestFacts:
     method: str
     headers: RawHeaders
     route: str = ""
+    peer: str = ""
+    scheme: str = "http"
     quotas: tuple[Quota, ...] = ()
 
     def header(self, name: bytes) -> bytes | None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from relay.core.networks import AllowList
+
 Scope = Literal[
     "actions:preview",
     "actions:execute",
@@ -36,6 +38,7 @@ class Principal:
 
     ``made_by`` lists the credentials that made this one, nearest last: whoever is made by a requester cannot approve
     for that requester. ``scopes`` are all that the principal may ever use; there are no implied ones.
+    ``allowed_from`` are the networks that requests with the credential may come from, None for any.
     """
 
     id: str
@@ -45,6 +48,7 @@ class Principal:
     credential_id: str
     made_by: tuple[str, ...]
     auth_method: Literal["api_key", "dev", "operator"]
+    allowed_from: AllowList | None = None
 
     def missing(self, required: frozenset[str]) -> tuple[str, ...]:
         """Return the required scopes that are not held, sorted; empty when all are."""

@@ -82,6 +82,18 @@ class Denied(Problem):
     status, slug, title = 403, "denied", "Not allowed"
 
 
+class AddressNotAllowed(Problem):
+    """The credential may not be used from the caller's address; from which it may is not said."""
+
+    status, slug, title = 403, "address-not-allowed", "Not allowed from this address"
+
+
+class HttpsRequired(Problem):
+    """The request came over plain HTTP to an installation whose public URL is https."""
+
+    status, slug, title = 403, "https-required", "HTTPS required"
+
+
 class EgressDenied(Problem):
     """The destination is one that Relay does not connect to."""
 
@@ -142,6 +154,12 @@ class UnsupportedMediaType(Problem):
     status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
 
 
+class Misdirected(Problem):
+    """``Host`` names a server that this is not."""
+
+    status, slug, title = 421, "misdirected-request", "Wrong host"
+
+
 class Invalid(Problem):
     """The body is well-formed but not valid; ``errors`` lists each place as a JSON Pointer (RFC 6901)."""
 
@@ -186,6 +204,12 @@ class TooManyRunning(Limited):
     """As many attempts of this action are under way in the workspace as may be."""
 
     status, slug, title = 429, "too-many-running", "Too many running at once"
+
+
+class HeadTooLarge(Problem):
+    """The request line or the headers are longer, or more, than Relay reads."""
+
+    status, slug, title = 431, "head-too-large", "Request head too large"
 
 
 class Internal(Problem):

@@ -41,13 +41,25 @@ class Begun:
 
 
 class Attempts:
-    """Writes and reads attempts. Every method is scoped to the principal's workspace."""
+    """Writes and reads attempts. Every method is scoped to the principal's workspace.
 
-    def __init__(self, database: Database, vault: Vault, *, retention: int, idempotency_ttl: int) -> None:
+    ``on_full`` is called when an action has as many attempts under way as it may have, and refuses by raising.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        *,
+        retention: int,
+        idempotency_ttl: int,
+        on_full: Callable[[ActionSpec], None],
+    ) -> None:
         self._database = database
         self._vault = vault
         self._retention = retention
         self._idempotency_ttl = idempotency_ttl
+        self._on_full = on_full
         self._running: dict[str, asyncio.Event] = {}
         self._late: set[asyncio.Task[None]] = set()
 
@@ -63,8 +75,8 @@ class Attempts:
         """Make the intent durable, consuming preview and idempotency key in the same transaction.
 
         Returns what is remembered instead when the idempotency key, or the run's step, has led to an attempt before.
-        410 when the preview cannot be used (any more); 503 (StoreUnavailable) when the intent cannot be written: then
-        nothing may run.
+        410 when the preview cannot be used (any more); 429 when the action has no place left; 503 (StoreUnavailable)
+        when the intent cannot be written: then nothing may run.
         """
         started = boot_clock()
         at = now()
@@ -79,6 +91,8 @@ class Attempts:
         def unit(tx: Tx) -> Remembered | None:
             if (found := claim.earlier(tx)) is not None:
                 return found
+            if spec.concurrency is not None and not claim.attempts.has_place(tx, spec.name, spec.concurrency):
+                self._on_full(spec)
             claim.take(tx)
             claim.attempts.insert(tx, **row)
             self._vault.put(tx, params)

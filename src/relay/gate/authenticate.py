@@ -5,7 +5,7 @@ from typing import Protocol
 
 from relay.core.facts import RequestFacts
 from relay.core.principal import Principal
-from relay.core.problem import Unauthenticated
+from relay.core.problem import AddressNotAllowed, Unauthenticated
 from relay.identity.credentials import credential_from
 
 
@@ -46,6 +46,9 @@ class Authenticate:
         except Unauthenticated as refusal:
             self._failures.count(reason=refusal.reason, route=facts.route, client=facts.client)
             raise
+        except AddressNotAllowed:
+            self._failures.count(reason="address_not_allowed", route=facts.route, client=facts.client)
+            raise
 
     async def _principal(self, facts: RequestFacts) -> Principal:
         key = credential_from(facts.headers)
@@ -57,4 +60,6 @@ class Authenticate:
         principal = await self._credentials.authenticate(key)
         if principal is None:
             raise Unauthenticated("This API key is not valid: unknown, expired or revoked.")
+        if principal.allowed_from is not None and not principal.allowed_from.admits(facts.client):
+            raise AddressNotAllowed("This API key may not be used from your address.")
         return principal

@@ -10,7 +10,7 @@ from relay.core.canonical import canonical_json
 from relay.core.ids import new_id
 from relay.core.permit import boot_clock
 from relay.core.principal import Principal
-from relay.core.problem import Denied, IdempotencyMismatch, Unauthenticated
+from relay.core.problem import Denied, Gone, IdempotencyMismatch, Problem, QuotaExceeded, Unauthenticated
 from relay.crypto.digest import sha256_hex
 from relay.gate.ask import Ask, AttemptState, Considered, PreviewState
 from relay.gate.attempts import Attempts
@@ -18,10 +18,12 @@ from relay.gate.authenticate import Credentials
 from relay.gate.claim import Idempotency
 from relay.gate.decide import decide
 from relay.gate.execute import execute
+from relay.gate.limit import ActionLimits
 from relay.gate.preview import Previews
 from relay.gate.validate import known_action, make_step, require_scope, valid_params
 from relay.policy.interface import Policy
 from relay.store.idempotency import Remembered
+from relay.store.writer import StoreUnavailable
 
 TWIN_SECONDS: Final = 10.0
 _INTERRUPTED: Final = Failure("interrupted", "Relay was stopped while the action ran.", 504)
@@ -31,12 +33,19 @@ class Performer:
     """Previews and performs. HTTP, runs and every later door call this and nothing else."""
 
     def __init__(
-        self, catalog: Catalog, policy: Policy, credentials: Credentials, attempts: Attempts, previews: Previews
+        self,
+        catalog: Catalog,
+        policy: Policy,
+        credentials: Credentials,
+        attempts: Attempts,
+        previews: Previews,
+        limits: ActionLimits,
     ) -> None:
         self._catalog = catalog
         self._policy = policy
         self._credentials = credentials
         self._previews = previews
+        self._limits = limits
         self.attempts = attempts
 
     def visible(self, principal: Principal) -> list[ActionSpec]:
@@ -68,25 +77,61 @@ class Performer:
         """Run one action along the whole path and return its attempt.
 
         Raises a problem when it is refused before an attempt exists: 401 (the credential has died), 403, 404 or 410
-        (the preview), 409 (the idempotency key), 422, 503. An attempt that fails, or whose outcome cannot be known,
-        is returned as a state, not raised. Called again for the same idempotency key or the same step of a run it
+        (the preview), 409 (the idempotency key), 422, 429 (the action's limits), 503. An attempt that fails, or whose
+        outcome cannot be known, is returned as a state, not raised. Called again for the same idempotency key or the same step of a run it
         returns the state of the attempt that exists and runs nothing.
         """
         await self._require_alive(principal)
         remembered = await self._remembered(principal, ask)
         if remembered is not None:
             return await self._twin(principal, ask, remembered, None)
-        spec, step = await self._step(principal, ask)
+        try:
+            spec, step = await self._step(principal, ask)
+        except Gone:
+            # A twin may have used the preview up since the key was looked up.
+            remembered = await self._remembered(principal, ask)
+            if remembered is None:
+                raise
+            return await self._twin(principal, ask, remembered, None)
         idempotency = _idempotency(ask, spec, step)
         decision = await decide(self._policy, principal, spec, step)
         if decision.effect != "allow":
             await self.attempts.deny(principal, ask, step, decision)
             raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)
-        if spec.local:
-            done = await self._run_local(principal, ask, spec, step, decision, idempotency)
-        else:
-            done = await self._run(principal, ask, spec, step, decision, idempotency)
+        done = await self._limited(principal, ask, spec, step, decision, idempotency)
         return await self._twin(principal, ask, done, idempotency) if isinstance(done, Remembered) else done
+
+    async def _limited(
+        self,
+        principal: Principal,
+        ask: Ask,
+        spec: ActionSpec,
+        step: Step,
+        decision: Decision,
+        idempotency: Idempotency | None,
+    ) -> AttemptState | Remembered:
+        """Run within the action's limits, which an attempt that does not come about leaves as they were."""
+        run = self._run_local if spec.local else self._run
+        if not spec.limits:
+            return await run(principal, ask, spec, step, decision, idempotency)
+        try:
+            taken = await self._limits.take(principal, spec)
+        except QuotaExceeded:
+            # What has been done already may be asked for however often.
+            if (
+                idempotency is not None
+                and (found := await self._previews.remembered(principal, idempotency.key_hash)) is not None
+            ):
+                return found
+            raise
+        try:
+            done = await run(principal, ask, spec, step, decision, idempotency)
+        except (Problem, StoreUnavailable):
+            await taken.give_back()
+            raise
+        if isinstance(done, Remembered):
+            await taken.give_back()
+        return done
 
     async def _run(
         self,

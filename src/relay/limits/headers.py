@@ -6,14 +6,11 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from operator import itemgetter
 
 from relay.core.clock import MICROSECONDS, now
 from relay.core.limit import Limit, Quota
 
 Header = tuple[bytes, bytes]
-
-_tightness = itemgetter(2, 4)
 
 
 def quota_headers(quotas: Sequence[Quota], retry_after: int | None = None) -> list[Header]:
@@ -29,7 +26,7 @@ def quota_headers(quotas: Sequence[Quota], retry_after: int | None = None) -> li
         if retry_after is not None and left > retry_after:
             left = retry_after
         items.append(b'"%b";r=%d;t=%d' % (policy.encode(), remaining, left))
-    _, limit, remaining, reset, _ = min(quotas, key=_tightness)
+    _, limit, remaining, reset, _ = min(quotas, key=_room)
     return [
         (b"ratelimit-policy", _policies(tuple([(policy, limit) for policy, limit, _, _, _ in quotas]))),
         (b"ratelimit", b", ".join(items)),
@@ -37,6 +34,15 @@ def quota_headers(quotas: Sequence[Quota], retry_after: int | None = None) -> li
         (b"x-ratelimit-remaining", b"%d" % remaining),
         (b"x-ratelimit-reset", b"%d" % -(-(now() + reset) // MICROSECONDS)),
     ]
+
+
+def wait_of(quotas: Sequence[Quota]) -> int:
+    """Return in how many seconds another request like the one that left these quotas can be admitted."""
+    return -(-max((quota.wait for quota in quotas), default=0) // MICROSECONDS)
+
+
+def _room(quota: Quota) -> tuple[int, int]:
+    return quota.remaining, -quota.wait
 
 
 @lru_cache(maxsize=1024)

@@ -50,6 +50,8 @@ class Limiter:
 
     async def give_back(self, hits: Sequence[Hit], at: int) -> None:
         """Undo what :meth:`take` counted at that time; while Redis is away it stays counted."""
+        if not at:  # nothing was counted
+            return
         try:
             await self._counters.give_back(hits, at)
         except CountersUnavailable:
@@ -64,7 +66,7 @@ class Limiter:
             if self.observe:
                 return None
             blocked = await self._local.fail(self._shared(hit))
-        if not blocked or self._only_observed([hit.rule.policy]):
+        if not blocked or self.only_observed([hit.rule.policy]):
             return None
         what = "The rate limit of failed credentials from this address is used up; a valid one is not affected."
         return QuotaExceeded(what, policies=[hit.rule.policy], retry_after=seconds(blocked))
@@ -78,14 +80,15 @@ class Limiter:
         if verdict.allowed:
             return None
         violated = [quota for quota in verdict.quotas if quota.wait > 0]
-        if self._only_observed([quota.policy for quota in violated]):
+        if self.only_observed([quota.policy for quota in violated]):
             return None
         wait = max(quota.wait for quota in (*violated, *earlier))
         names = " and ".join(f"{q.policy} ({q.limit.count} per {q.limit.seconds} s)" for q in violated)
         what = f"The rate limit {names} is used up."
         return QuotaExceeded(what, policies=[quota.policy for quota in violated], retry_after=seconds(wait))
 
-    def _only_observed(self, policies: Sequence[str]) -> bool:
+    def only_observed(self, policies: Sequence[str]) -> bool:
+        """Count a refusal by these policies; return whether it is not carried out because the mode is to observe."""
         counts = self.state.observed if self.observe else self.state.refused
         counts.update(policies)
         for policy in policies:

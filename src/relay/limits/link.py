@@ -17,14 +17,16 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from relay.limits.counters import CountersUnavailable
 
 TIMEOUT_SECONDS: Final = 0.25
 RECONNECT_SECONDS: Final = 0.5
+HEARTBEAT_SECONDS: Final = 1.0
 MAX_WAITING: Final = 10_000
 _LATE_SECONDS: Final = 0.02
+_PING: Final = b"*1\r\n$4\r\nPING\r\n"
 
 log = logging.getLogger("relay.limits")
 
@@ -41,7 +43,7 @@ class RedisLink:
 
     def __init__(self, url: str, on_change: Callable[[bool], None]) -> None:
         # RESP2 and no retries: what to do about a failure is decided here, once.
-        self._pool: ConnectionPool[Any] = ConnectionPool.from_url(
+        self._pool: ConnectionPool = ConnectionPool.from_url(
             url,
             protocol=2,
             socket_timeout=None,
@@ -90,16 +92,16 @@ class RedisLink:
 
     async def _run(self, known: asyncio.Event) -> None:
         while True:
-            connection = self._pool.make_connection()
+            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 async with asyncio.timeout(4 * TIMEOUT_SECONDS):
-                    await connection.connect()
+                    await connection.connect()  # type: ignore[no-untyped-call]
                     await connection.send_command("PING")
                     await connection.read_response()
                 self._turn(up=True)
                 known.set()
                 await self._pump(connection)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # whatever it is, no call may be left waiting, and the link comes back
                 self._turn(up=False, why=type(error).__name__)
                 known.set()
             finally:
@@ -107,27 +109,39 @@ class RedisLink:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     def _turn(self, *, up: bool, why: str = "") -> None:
-        changed, self._up = self._up is not up, up
+        before, self._up = self._up, up
         self._drop(())
-        if not changed:
+        if before is up:
             return
         if up:
             log.info("Redis answers: limits are shared")
         else:
             log.error("Redis does not answer (%s): changes are refused, reads have a tenth of their limits", why)
-        self._on_change(up)
+        if not (before is None and up):  # a first connection is no recovery
+            self._on_change(up)
 
     async def _pump(self, connection: AbstractConnection) -> None:
         """Send what waits in one go, read the answers, again and again; raises when an answer does not come."""
         while True:
             if not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
+                await self._rest()
             sent, self._waiting = self._waiting, deque()
             try:
                 await self._exchange(connection, sent)
             finally:
                 self._drop(sent)
+
+    async def _rest(self) -> None:
+        """Return when there is something to send: after a while a question of our own, so that a loss is noticed."""
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            loop = asyncio.get_running_loop()
+            nobody = loop.create_future()
+            nobody.cancel()
+            self._waiting.append(_Call(_PING, nobody, loop.time() + TIMEOUT_SECONDS))
 
     async def _exchange(self, connection: AbstractConnection, sent: deque[_Call]) -> None:
         until = sent[0].until

@@ -42,7 +42,7 @@ class _Table(Protocol):
 class _LogTable:
     """The moving log: the times of the hits that still count, oldest first; subjects by their last hit."""
 
-    __slots__ = ("_count", "_logs", "_limit", "_most", "_policy", "_window")
+    __slots__ = ("_count", "_limit", "_logs", "_most", "_policy", "_window")
 
     def __init__(self, rule: Rule, most: int) -> None:
         self._policy = rule.policy
@@ -171,7 +171,7 @@ class _Blocks:
 
     def block(self, subject: bytes, now: int) -> int:
         blocks = self._blocks
-        while blocks and (oldest := next(iter(blocks.values())))[1] + FORGIVE <= now:
+        while blocks and next(iter(blocks.values()))[1] + FORGIVE <= now:
             blocks.popitem(last=False)
         if subject not in blocks and len(blocks) >= self._most:
             subject = _OVERFLOW

@@ -24,6 +24,11 @@ _ALGORITHMS: Final = "algorithms"
 log = logging.getLogger("relay.limits")
 
 
+def _packed(*arguments: int | bytes) -> bytes:
+    command: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]  # the stub names a tuple of one
+    return command
+
+
 class _Script:
     """A script, and the name that Redis gave it when it was sent."""
 
@@ -37,11 +42,11 @@ class _Script:
         try:
             if self._name:
                 try:
-                    return await link.call(hiredis.pack_command((b"EVALSHA", self._name, *rest)), until)
+                    return await link.call(_packed(b"EVALSHA", self._name, *rest), until)
                 except NoScriptError:  # the server has been restarted, or is another one
                     self._name = b""
-            self._name = await link.call(hiredis.pack_command((b"SCRIPT", b"LOAD", self._text)), until)
-            return await link.call(hiredis.pack_command((b"EVALSHA", self._name, *rest)), until)
+            self._name = await link.call(_packed(b"SCRIPT", b"LOAD", self._text), until)
+            return await link.call(_packed(b"EVALSHA", self._name, *rest), until)
         except ResponseError as error:
             log.error("Redis refuses a script: %s", type(error).__name__)
             raise CountersUnavailable from None
@@ -99,7 +104,7 @@ class RedisCounters:
     def _name(self, rule: Rule) -> bytes:
         name = self._names.get(rule.policy)
         if name is None:
-            # A log means the same under every limit, a cell does not: replicas may be set to different ones for a while.
+            # A log means the same under every limit, a cell does not, and replicas may differ for a while.
             most = "" if rule.limit.count <= LOG_MOST else f"{rule.limit.count}/"
             name = self._names[rule.policy] = self._prefix + f"{rule.policy}:{most}{rule.limit.seconds}:".encode()
         return name

@@ -26,7 +26,9 @@ def address_subjects(client: str) -> tuple[bytes, bytes | None]:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
             number = int(address)
-            return subject("address", _block(number, ADDRESS_PREFIX)), subject("network", _block(number, NETWORK_PREFIX))
+            return subject("address", _block(number, ADDRESS_PREFIX)), subject(
+                "network", _block(number, NETWORK_PREFIX)
+            )
         address = address.ipv4_mapped
     return subject("address", str(address)), None
 

@@ -35,7 +35,8 @@ _MAX_DIGITS: Final = 9
 class Stream:
     """One open stream. It counts against its principal until :meth:`close`, or until nobody holds it any more."""
 
-    def __init__(self, streams: "Streams", principal: Principal, run_id: str, after: int) -> None:
+    def __init__(self, streams: "Streams", principal: Principal, run_id: str, after: int, caller: str) -> None:
+        self._caller = caller
         self._streams = streams
         self._principal = principal
         self._run_id = run_id
@@ -48,8 +49,8 @@ class Stream:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the stream's bytes until the run has ended, the credential has died or the server stops.
 
-        The credential is looked at each second. While the database is away nothing can be said about either, and the
-        stream ends; its watcher comes back by itself.
+        The credential, and from where it may be used, is looked at each second. While the database is away nothing can
+        be said about either, and the stream ends; its watcher comes back by itself.
         """
         yield b"retry: %d\n\n" % (RETRY_SECONDS * 1000)
         with self._streams.changes.watch(self._run_id) as woken:
@@ -83,7 +84,9 @@ class Stream:
             alive = await self._streams.credentials.reload(self._principal.credential_id)
         except (StoreUnavailable, Unavailable):
             return "unavailable"
-        return None if alive is not None else "credential_revoked"
+        if alive is None:
+            return "credential_revoked"
+        return None if alive.allowed_from is None or alive.allowed_from.admits(self._caller) else "address_not_allowed"
 
     async def _new_events(self) -> list[RunEvent]:
         rows = RunRepository(self._principal.workspace_id)
@@ -120,8 +123,11 @@ class Streams:
             return None
         return seen if seen <= last else 0
 
-    def open(self, principal: Principal, run_id: str, after: int) -> Stream:
-        """Return a stream of a run's events after number ``after``; 429 when the principal has too many open."""
+    def open(self, principal: Principal, run_id: str, after: int, caller: str) -> Stream:
+        """Return a stream of a run's events after number ``after`` to the address ``caller``.
+
+        429 when the principal has too many open.
+        """
         place = (principal.workspace_id, principal.id)
         if len(self._open[place]) >= self._limit:
             raise TooManyStreams(
@@ -129,7 +135,7 @@ class Streams:
                 headers={"Retry-After": str(RETRY_SECONDS)},
                 retry_after=RETRY_SECONDS,
             )
-        stream = Stream(self, principal, run_id, after)
+        stream = Stream(self, principal, run_id, after, caller)
         self._open[place].add(stream)
         return stream
 

@@ -1,6 +1,7 @@
 """Working through one run, step by step, while its lease is held."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ PURPOSE: Final = "run"
 CLIENT: Final = "run"
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
+LONGEST_LIMITED_SECONDS: Final = 300.0
 _BUSY: Final = 429
 _REVOKED: Final = StepEnd(
     "failed", None, ("credential_revoked", "The API key that started this run is not valid any more.")
@@ -117,9 +119,11 @@ class Work:
             params = resolve(step.params, await self._insist(lambda: self._results_for(step)))
         except BadReference as error:
             return StepEnd("failed", None, ("bad_reference", f"params{error.place}: {error}"))
-        return await self._insist(lambda: self._performed(step, params))
+        until = time.monotonic() + LONGEST_LIMITED_SECONDS
+        return await self._insist(lambda: self._performed(step, params, until))
 
-    async def _performed(self, step: RunStep, params: dict[str, Any]) -> StepEnd:
+    async def _performed(self, step: RunStep, params: dict[str, Any], until: float) -> StepEnd:
+        """Have the gate perform a step. Limits are waited for; what still meets them after ``until`` has failed."""
         run = self._claim.run
         principal = await self._principal()
         if principal is None:
@@ -137,7 +141,7 @@ class Work:
         except Unauthenticated:
             return _REVOKED
         except Problem as problem:
-            if isinstance(problem, Unavailable) or problem.status == _BUSY:
+            if isinstance(problem, Unavailable) or (problem.status == _BUSY and time.monotonic() < until):
                 raise
             return end_of_refusal(problem)
         return self._noted(step.id, state) or await self._end_of(step.id, state.attempt_id)

@@ -70,7 +70,7 @@ def ensure_keys(settings: Settings, *, database_has_data: bool) -> Keys:
 def _must_be_given(name: str) -> str:
     return (
         f"{name}: must be set with a PostgreSQL DATABASE_URL, the same for every process that uses the database; "
-        "`relay secrets generate` makes one"
+        "`openssl rand -base64 32 | tr +/ -_` makes one"
     )
 
 

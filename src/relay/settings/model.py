@@ -28,8 +28,16 @@ def _shown(text: str) -> dict[str, Any]:
     return {"shown_default": text}
 
 
+def _rate(default: int, description: str) -> Any:
+    return Field(default=default, ge=1, le=1_000_000, description=description)
+
+
 def _data_dir() -> Path:
     return platformdirs.user_data_path("relay", appauthor=False)
+
+
+def _cors_origins(data: dict[str, Any]) -> tuple[str, ...]:
+    return ("http://localhost:5173", "http://localhost:3000") if data.get("env") == "local" else ()
 
 
 def _security_contact(data: dict[str, Any]) -> str:
@@ -64,7 +72,18 @@ class Settings(BaseModel):
     )
     trusted_proxies: Annotated[tuple[parse.Network, ...], BeforeValidator(parse.networks)] = Field(
         default=(),
-        description="Networks of the reverse proxies whose forwarding headers count, comma-separated.",
+        description="Networks of the reverse proxies whose forwarding headers count, comma-separated; "
+        "see [deployment](deployment.md).",
+    )
+    trusted_proxy_header: Annotated[Literal["x-forwarded-for", "forwarded"], BeforeValidator(parse.lower)] = Field(
+        default="x-forwarded-for",
+        description="The header in which those proxies name the client: `x-forwarded-for`, with `X-Forwarded-Proto`, "
+        "or `forwarded` (RFC 7239). The other one is never read.",
+    )
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(parse.origins)] = Field(
+        default_factory=_cors_origins,
+        json_schema_extra=_shown("`http://localhost:5173,http://localhost:3000` in `local`, else none"),
+        description="Exact origins of the web pages that may call Relay, comma-separated; `none` for none.",
     )
     database_url: Annotated[SecretStr | None, BeforeValidator(parse.database_url)] = Field(
         default=None,
@@ -141,6 +160,26 @@ class Settings(BaseModel):
     request_timeout_seconds: Whole = Field(
         default=30, ge=1, le=600, description="How long a request's body may take to arrive."
     )
+    header_timeout_seconds: Whole = Field(
+        default=10,
+        ge=1,
+        le=120,
+        description="How long a new connection has to send the head of its first request, "
+        "and any request its head, from the first byte on.",
+    )
+    keep_alive_seconds: Whole = Field(
+        default=75,
+        ge=1,
+        le=3600,
+        description="How long a connection may be idle between requests; longer than the reverse proxy keeps its own.",
+    )
+    max_connections: Whole = Field(
+        default=1000,
+        ge=10,
+        le=100_000,
+        description="How many connections one process holds. Beyond it the one that "
+        "has been idle the longest is closed, and when none is idle the new one gets 503.",
+    )
     shutdown_grace_seconds: Whole = Field(
         default=30, ge=1, le=600, description="How long a shutdown waits for what it has acknowledged."
     )
@@ -149,6 +188,32 @@ class Settings(BaseModel):
     )
     streams_per_principal: Whole = Field(
         default=5, ge=1, le=100, description="How many event streams one principal may hold open."
+    )
+    rate_limit_mode: Literal["enforce", "observe"] = Field(
+        default="enforce",
+        description="`observe` counts and reports what the limits would refuse, and refuses nothing; see limits.md.",
+    )
+    rate_limit_per_minute: Whole = _rate(30, "Chat messages of one address in a minute.")
+    rate_limit_global_per_minute: Whole = _rate(100, "All requests of one address (IPv6: /64) in a minute.")
+    rate_limit_global_network_per_minute: Whole = _rate(300, "All requests of one IPv6 /48 in a minute.")
+    rate_limit_plan_per_minute: Whole = _rate(10, "Plans made for one workspace in a minute.")
+    rate_limit_ai_execute_per_minute: Whole = _rate(20, "Runs started in one workspace in a minute.")
+    rate_limit_execute_per_minute: Whole = _rate(30, "Actions executed one by one in one workspace in a minute.")
+    rate_limit_oauth_per_5_minutes: Whole = _rate(5, "Requests below `/oauth/` of one address in five minutes.")
+    rate_limit_credentials_per_5_minutes: Whole = _rate(
+        20, "Credentials that are not valid, from one address in five minutes, before further ones get 429."
+    )
+    rate_limit_actions: Annotated[tuple[parse.ActionLimit, ...], BeforeValidator(parse.action_limits)] = Field(
+        default=(),
+        json_schema_extra=_shown("what each action declares"),
+        description="How often an action may run in one workspace, in place of what it declares: "
+        "`email.send=100/3600,http.request=10/1` (times per seconds).",
+    )
+    concurrency_actions: Annotated[tuple[parse.ActionPlaces, ...], BeforeValidator(parse.action_places)] = Field(
+        default=(),
+        json_schema_extra=_shown("what each action declares"),
+        description="How many attempts of an action may be under way at once in one workspace, in place of what it "
+        "declares: `email.send=4`.",
     )
     secrets_from_environment: Literal["warn", "accepted"] = Field(
         default="warn",

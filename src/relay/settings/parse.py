@@ -15,8 +15,17 @@ from pydantic import SecretStr, ValidationInfo
 from relay.settings.secret_text import decode_kek, decode_secret_key, is_placeholder
 
 Network = IPv4Network | IPv6Network
+ActionLimit = tuple[str, int, int]
+ActionPlaces = tuple[str, int]
+
+MAX_RATE: Final = 1_000_000
+MAX_WINDOW_SECONDS: Final = 86_400
+MAX_PLACES: Final = 10_000
 
 _WHOLE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_ACTION_LIMIT: Final = re.compile(r"([a-z0-9_.]{1,100})=([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
+_ACTION_PLACES: Final = re.compile(r"([a-z0-9_.]{1,100})=([0-9]{1,9})", re.ASCII)
+_DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 _MAILBOX: Final = re.compile(r"[^\s@<>,;\"()]+@[^\s@<>,;\"()]+|[^<>\"]*<[^\s@<>,;\"()]+@[^\s@<>,;\"()]+>")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\.?", re.ASCII)
 
@@ -64,6 +73,31 @@ def networks(text: Any) -> tuple[Network, ...]:
             raise ValueError("must name the proxies' networks; trusting every peer is refused")
         found.append(network)
     return tuple(found)
+
+
+def action_limits(text: Any) -> tuple[ActionLimit, ...]:
+    """Return ``action=count/seconds`` entries; one action may have several, over different windows."""
+    found = []
+    for part in entries(text):
+        match = _ACTION_LIMIT.fullmatch(part)
+        if match is None or not 1 <= int(match[2]) <= MAX_RATE or not 1 <= int(match[3]) <= MAX_WINDOW_SECONDS:
+            raise ValueError(
+                "must be a comma-separated list like email.send=100/3600: "
+                f"1 to {MAX_RATE} times in 1 to {MAX_WINDOW_SECONDS} seconds"
+            )
+        found.append((match[1], int(match[2]), int(match[3])))
+    return tuple(found)
+
+
+def action_places(text: Any) -> tuple[ActionPlaces, ...]:
+    """Return ``action=count`` entries, one for an action."""
+    found: dict[str, int] = {}
+    for part in entries(text):
+        match = _ACTION_PLACES.fullmatch(part)
+        if match is None or match[1] in found or not 1 <= int(match[2]) <= MAX_PLACES:
+            raise ValueError(f"must be a comma-separated list like email.send=4, each action once, 1 to {MAX_PLACES}")
+        found[match[1]] = int(match[2])
+    return tuple(found.items())
 
 
 def folder(text: Any, info: ValidationInfo) -> Path:
@@ -114,6 +148,28 @@ def origin(text: Any) -> str:
     if parts.path not in ("", "/") or "?" in text or "#" in text:
         raise ValueError("must have no path, query or fragment: Relay answers at the root of a host of its own")
     return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def origins(text: Any) -> tuple[str, ...]:
+    """Return exact web origins (RFC 6454, 6.2) as browsers write them: lower case, no default port; ``none`` is none.
+
+    A wildcard and ``null``, which any sandboxed page can claim, are refused.
+    """
+    if text == "none":
+        return ()
+    found = []
+    for part in entries(text):
+        if part == "null" or "*" in part:
+            raise ValueError("must name exact origins; * and null would let any page in")
+        try:
+            whole_origin = origin(part)
+        except ValueError:
+            raise ValueError("must be exact origins like https://app.example.com, comma-separated") from None
+        if part.endswith("/") or not part.isascii():
+            raise ValueError("must be exact origins without a path, not even a slash, in ASCII")
+        scheme, _, authority = whole_origin.partition("://")
+        found.append(f"{scheme}://{authority.removesuffix(_DEFAULT_PORT[scheme])}")
+    return tuple(dict.fromkeys(found))
 
 
 def contact(text: Any) -> str:

@@ -30,6 +30,17 @@ def warnings(settings: Settings) -> list[str]:
         )
     if _public(settings.public_url) and str(settings.public_url).startswith("http://"):
         found.append("RELAY_PUBLIC_URL begins with http://: API keys would cross the network in the clear")
+    if (
+        _public(settings.public_url)
+        and str(settings.public_url).startswith("https://")
+        and not settings.trusted_proxies
+    ):
+        found.append(
+            "RELAY_PUBLIC_URL begins with https:// and TRUSTED_PROXIES is not set: nothing can say that a request came "
+            "over HTTPS, so all but those of this machine are refused"
+        )
+    if settings.shared_database and settings.redis_url is None:
+        found.append("REDIS_URL is not set: each process counts rate limits for itself")
     return found
 
 

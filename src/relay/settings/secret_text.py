@@ -32,7 +32,7 @@ def decode_secret_key(text: str) -> bytes:
     """
     _refuse_weak(text)
     if len(text) < SECRET_KEY_MIN:
-        raise ValueError(f"must have at least {SECRET_KEY_MIN} characters; `relay secrets generate` makes one")
+        raise ValueError(f"must have at least {SECRET_KEY_MIN} characters; `openssl rand -hex 32` makes one")
     return text.encode()
 
 
@@ -48,7 +48,8 @@ def decode_kek(text: str) -> bytes:
         key = b""
     if len(key) != 32 or base64.urlsafe_b64encode(key).decode() != text:
         raise ValueError(
-            "must be a Fernet key, 44 characters of url-safe base64 for 32 bytes; `relay secrets generate` makes one"
+            "must be a Fernet key, 44 characters of url-safe base64 for 32 bytes; "
+            "`openssl rand -base64 32 | tr +/ -_` makes one"
         )
     # A password written in base64 is still a password.
     _refuse_weak(key.decode("latin-1"))
@@ -79,6 +80,6 @@ def _estimated_bits(text: str) -> float:
 
 def _refuse_weak(text: str) -> None:
     if is_placeholder(text):
-        raise ValueError("is a placeholder; `relay secrets generate` makes a real one")
+        raise ValueError("is a placeholder; give a real one")
     if is_regular(text):
-        raise ValueError("is too short or too regular to be a secret; `relay secrets generate` makes one")
+        raise ValueError("is too short or too regular to be a secret; give a random one")

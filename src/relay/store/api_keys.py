@@ -13,13 +13,16 @@ from sqlalchemy import ColumnElement, Select, bindparam, insert, select, update
 from relay.core.principal import KeyKind
 from relay.store.query import Query
 from relay.store.reader import Reader
-from relay.store.tables import api_keys, generations, installation
+from relay.store.tables import api_keys, generations, installation, workspaces
 from relay.store.writer import Tx
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
-    """What is kept of a key, its hash left out. Times are microseconds; ``made_by`` lists key ids, nearest last."""
+    """What is kept of a key, its hash left out. Times are microseconds; ``made_by`` lists key ids, nearest last.
+
+    ``allowed_networks`` is the key's own list; empty is any network.
+    """
 
     id: str
     workspace_id: str
@@ -34,14 +37,27 @@ class ApiKeyRecord:
     revoked_at: int | None = None
     last_used_at: int | None = None
     successor_id: str | None = None
+    allowed_networks: tuple[str, ...] = ()
 
     def lives(self, now: int) -> bool:
         """Say whether the key opens anything at ``now``: not revoked, not expired."""
         return self.revoked_at is None and now < self.expires_at
 
 
+@dataclass(frozen=True, slots=True)
+class FoundKey:
+    """A key as it is found when somebody presents it: with the networks that its workspace allows."""
+
+    record: ApiKeyRecord
+    workspace_networks: tuple[str, ...]
+
+
+_LISTS: Final = ("scopes", "made_by", "allowed_networks")
 _FIELDS: Final = tuple(ApiKeyRecord.__dataclass_fields__)
 _COLUMNS: Final = tuple(api_keys.c[name] for name in _FIELDS)
+_FOUND: Final = select(*_COLUMNS, workspaces.c.allowed_networks).join_from(
+    api_keys, workspaces, workspaces.c.id == api_keys.c.workspace_id
+)
 _MINE: Final = (api_keys.c.workspace_id == bindparam("w"), api_keys.c.id == bindparam("key"))
 
 _FIND: Final = Query(select(*_COLUMNS).where(*_MINE).with_for_update())
@@ -50,6 +66,7 @@ _REVOKE: Final = Query(update(api_keys).where(*_MINE).values(revoked_at=bindpara
 _SUCCEED: Final = Query(
     update(api_keys).where(*_MINE).values(successor_id=bindparam("successor"), expires_at=bindparam("ends"))
 )
+_RESTRICT: Final = Query(update(api_keys).where(*_MINE).values(allowed_networks=bindparam("networks")))
 _WORKSPACE_OF: Final = Query(select(api_keys.c.workspace_id).where(api_keys.c.id == bindparam("key")))
 _BUMP: Final = Query(update(generations).where(generations.c.name == "keys").values(value=generations.c.value + 1))
 _CLAIM_FIRST: Final = Query(
@@ -82,7 +99,7 @@ class ApiKeyRepository:
         if record.workspace_id != self._workspace_id:
             raise ValueError("the record belongs to another workspace")
         row = {name: getattr(record, name) for name in _FIELDS}
-        row |= {"scopes": json.dumps(record.scopes), "made_by": json.dumps(record.made_by)}
+        row |= {name: json.dumps(row[name]) for name in _LISTS}
         self._tx.run(_INSERT, **row, hash=key_hash, pepper_id=pepper_id)
 
     def revoke(self, key_id: str, now: int) -> None:
@@ -95,6 +112,16 @@ class ApiKeyRepository:
         self._tx.run(_SUCCEED, w=self._workspace_id, key=key_id, successor=successor_id, ends=ends_at)
         self._tx.run(_BUMP)
 
+    def restrict(self, key_id: str, networks: Sequence[str]) -> None:
+        """Replace the networks that the key may be used from and void every cache that may hold it."""
+        self._tx.run(_RESTRICT, w=self._workspace_id, key=key_id, networks=json.dumps(list(networks)))
+        self._tx.run(_BUMP)
+
+
+def void_caches(tx: Tx) -> None:
+    """Void every cache of keys, in every process, once the transaction has been committed."""
+    tx.run(_BUMP)
+
 
 async def list_keys(reader: Reader, workspace_id: str, before: str | None, limit: int) -> list[ApiKeyRecord]:
     """Return the workspace's keys, newest first, those older than the key ``before`` if one is given."""
@@ -106,14 +133,14 @@ async def list_keys_of_every_workspace(reader: Reader, before: str | None, limit
     return await _listed(reader, [], before, limit)
 
 
-async def find_by_hash(reader: Reader, hashes: Sequence[str]) -> ApiKeyRecord | None:
+async def find_by_hash(reader: Reader, hashes: Sequence[str]) -> FoundKey | None:
     """Return the key that has one of these hashes, whatever its workspace or state: that is how a caller is found."""
-    return await _only(reader, select(*_COLUMNS).where(api_keys.c.hash.in_(hashes)))
+    return await _only(reader, _FOUND.where(api_keys.c.hash.in_(hashes)))
 
 
-async def find_by_id(reader: Reader, key_id: str) -> ApiKeyRecord | None:
+async def find_by_id(reader: Reader, key_id: str) -> FoundKey | None:
     """Return the key of this id, whatever its workspace or state: that is how a credential is looked at again."""
-    return await _only(reader, select(*_COLUMNS).where(api_keys.c.id == key_id))
+    return await _only(reader, _FOUND.where(api_keys.c.id == key_id))
 
 
 def workspace_of(tx: Tx, key_id: str) -> str | None:
@@ -142,13 +169,13 @@ async def _listed(
     return [_record(row) for row in rows]
 
 
-async def _only(reader: Reader, statement: Select[Any]) -> ApiKeyRecord | None:
+async def _only(reader: Reader, statement: Select[Any]) -> FoundKey | None:
     row = await reader.one(statement)
-    return _record(row) if row else None
+    return FoundKey(_record(row[:-1]), tuple(json.loads(row[-1]))) if row else None
 
 
 def _record(row: Any) -> ApiKeyRecord:
     values = dict(zip(_FIELDS, row, strict=True))
-    for name in ("scopes", "made_by"):
+    for name in _LISTS:
         values[name] = tuple(json.loads(values[name]))
     return ApiKeyRecord(**values)

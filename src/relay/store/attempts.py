@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, literal_column, select, update
 
 from relay.store.query import Query
 from relay.store.reader import Reader
-from relay.store.tables import attempts
-from relay.store.writer import Tx
+from relay.store.tables import attempts, generations
+from relay.store.writer import StoreUnavailable, Tx
 
 # In the statement's text: only then does SQLite see that the index over running attempts serves it.
 _RUNNING: ColumnElement[str] = literal_column("'running'")
@@ -30,6 +30,13 @@ _FINISH = Query(
         error_code=bindparam("code"),
         error_detail=bindparam("detail"),
         error_status=bindparam("http"),
+    )
+)
+# On PostgreSQL two processes would each count without the other's; the row is a lock, its value never changes.
+_LOCK_PLACES = Query(select(generations.c.value).where(generations.c.name == "attempts").with_for_update())
+_UNDER_WAY = Query(
+    select(func.count()).where(
+        attempts.c.workspace_id == bindparam("w"), attempts.c.action == bindparam("name"), attempts.c.status == _RUNNING
     )
 )
 _OF_RUN_STEP = Query(
@@ -115,6 +122,16 @@ class AttemptRepository:
         """Return the id of the attempt that a run's step made, or None."""
         row = tx.one(_OF_RUN_STEP, w=self._workspace, run=run_id, step=step_id)
         return row[0] if row else None
+
+    def has_place(self, tx: Tx, action: str, places: int) -> bool:
+        """Say whether fewer attempts of an action are under way than there are places.
+
+        Exact over all processes: until the transaction ends no other one can take a place.
+        """
+        if tx.one(_LOCK_PLACES) is None:
+            raise StoreUnavailable("the row that guards the places of attempts is gone")
+        row = tx.one(_UNDER_WAY, w=self._workspace, name=action)
+        return row is not None and row[0] < places
 
     async def get(self, reader: Reader, attempt_id: str) -> AttemptRow | None:
         """Return an attempt of this workspace, or None."""

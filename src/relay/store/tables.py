@@ -54,7 +54,12 @@ generations = Table(
 )
 
 workspaces = Table(
-    "workspaces", metadata, Column("id", Text, primary_key=True), _time("created_at"), sqlite_with_rowid=False
+    "workspaces",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _time("created_at"),
+    _text("allowed_networks"),
+    sqlite_with_rowid=False,
 )
 
 peppers = Table(
@@ -85,6 +90,7 @@ api_keys = Table(
     _time("revoked_at", null=True),
     _time("last_used_at", null=True),
     _text("successor_id", null=True),
+    _text("allowed_networks"),
     UniqueConstraint("hash", name="api_keys_hash"),
     Index("api_keys_workspace", "workspace_id", "id"),
     sqlite_with_rowid=False,
@@ -147,6 +153,8 @@ Index(
 )
 Index(
     "attempts_running",
+    attempts.c.workspace_id,
+    attempts.c.action,
     attempts.c.lease_until,
     sqlite_where=attempts.c.status == "running",
     postgresql_where=attempts.c.status == "running",

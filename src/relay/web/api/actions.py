@@ -35,7 +35,7 @@ class PreviewRequest(_In):
 class ExecuteRequest(_In):
     """Either a preview, or an action and its parameters."""
 
-    preview_id: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    preview_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")] | None = None
     action: _Name | None = None
     params: dict[str, Any] | None = None
 
@@ -131,7 +131,7 @@ def actions_routes(performer: Performer, catalog: Catalog) -> Routes:
 
     @routes.post(
         "/actions/preview",
-        access=Access("bearer", frozenset({"actions:preview"}), ("preview",), "api:actions:preview"),
+        access=Access("bearer", frozenset({"actions:preview"}), (), "api:actions:preview"),
         body_limit=LARGE_BODY_LIMIT,
         summary="Preview",
     )

@@ -21,7 +21,7 @@ from relay.web.api.events import EventStream, last_event_id
 MAX_PROMPT: Final = 16_384
 DEFAULT_PAGE: Final = 20
 
-_Id = Annotated[str, Field(min_length=1, max_length=100)]
+_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
 
 
 class _In(BaseModel):
@@ -220,7 +220,7 @@ def _event_routes(routes: Routes, runs: Runs, credentials: Credentials, limit: i
         after = await streams.place(call.principal, run, sequence_of(last_event_id(call)))
         if after is None:
             return Response(status_code=204)  # by the standard, what makes a browser stop coming back
-        return EventStream(streams.open(call.principal, run_id, after))
+        return EventStream(streams.open(call.principal, run_id, after, call.caller))
 
 
 def _draft(step: StepRequest) -> StepDraft:

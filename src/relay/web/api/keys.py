@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relay.core.access import Access
 from relay.core.clock import iso, now
+from relay.core.networks import MAX_NETWORK_TEXT, MAX_NETWORKS
 from relay.core.principal import KeyKind, Scope
 from relay.core.validation import validated
 from relay.identity.api_keys import DEFAULT_PAGE, MAX_PAGE, ApiKeys
@@ -28,6 +29,10 @@ _BODY_SECONDS: Final = 10.0
 _MANAGE: Final[frozenset[Scope]] = frozenset({"keys:manage"})
 
 _Name = Annotated[str, Field(max_length=MAX_NAME, examples=["nightly report"])]
+NetworkList = Annotated[
+    list[Annotated[str, Field(max_length=MAX_NETWORK_TEXT, examples=["203.0.113.0/24"])]],
+    Field(max_length=MAX_NETWORKS),
+]
 _ScopeName = Annotated[str, Field(max_length=100, examples=["actions:preview", "developer"])]
 
 
@@ -49,6 +54,17 @@ class CreateKey(_In):
     kind: KeyKind = "agent"
     scopes: Annotated[list[_ScopeName], Field(max_length=MAX_SCOPE_NAMES)] = []
     expires_days: Annotated[int, Field(strict=True, ge=1, le=MAX_DAYS)] = DEFAULT_DAYS
+    allowed_networks: NetworkList = []
+
+
+class AllowedNetworks(_In):
+    """Networks (CIDR) or addresses that requests may come from; none for any.
+
+    Networks that would shut out the caller are refused unless ``lock_me_out`` is true.
+    """
+
+    allowed_networks: NetworkList
+    lock_me_out: Annotated[bool, Field(strict=True)] = False
 
 
 class RotateKey(_In):
@@ -74,6 +90,7 @@ class KeyItem(BaseModel):
     revoked_at: str | None
     last_used_at: str | None
     successor_id: str | None
+    allowed_networks: list[str]
 
 
 class KeyList(BaseModel):
@@ -129,6 +146,7 @@ def keys_routes(api_keys: ApiKeys) -> Routes:
             scopes=body.scopes,
             name=body.name,
             expires_days=body.expires_days,
+            allowed_networks=body.allowed_networks,
             request_id=call.request_id,
         )
         return NewKey(**key_view(record, now()), key=key_text)
@@ -152,6 +170,24 @@ def keys_routes(api_keys: ApiKeys) -> Routes:
             predecessor_id=made.predecessor.id,
             predecessor_expires_at=iso(made.predecessor.expires_at),
         )
+
+    @routes.put(
+        "/keys/{key_id}/allowed-networks",
+        access=_access("restrict"),
+        body_limit=_BODY_LIMIT,
+        summary="Set the networks that a key may be used from",
+    )
+    async def restrict_key(call: Call, key_id: str, body: AllowedNetworks) -> KeyItem:
+        """Replace the list: it holds here when this is answered, within a second in every other process."""
+        record = await api_keys.restrict_key(
+            call.principal,
+            key_id,
+            body.allowed_networks,
+            address=call.caller,
+            lock_me_out=body.lock_me_out,
+            request_id=call.request_id,
+        )
+        return _item(record)
 
     @routes.delete("/keys/{key_id}", access=_access("revoke"), summary="Revoke a key")
     async def revoke_key(call: Call, key_id: str) -> RevokedKey:

@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("revoked_at", sa.BigInteger(), nullable=True),
         sa.Column("last_used_at", sa.BigInteger(), nullable=True),
         sa.Column("successor_id", sa.Text(), nullable=True),
+        sa.Column("allowed_networks", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("hash", name="api_keys_hash"),
         sqlite_with_rowid=False,
@@ -84,7 +85,7 @@ def upgrade() -> None:
     op.create_index(
         "attempts_running",
         "attempts",
-        ["lease_until"],
+        ["workspace_id", "action", "lease_until"],
         unique=False,
         sqlite_where=sa.text("status = 'running'"),
         postgresql_where=sa.text("status = 'running'"),
@@ -258,11 +259,15 @@ def upgrade() -> None:
         "workspaces",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("allowed_networks", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sqlite_with_rowid=False,
     )
     op.bulk_insert(sa.table("audit_head", sa.column("one"), sa.column("size"), sa.column("hash")), [HEAD_ROW])
-    op.bulk_insert(sa.table("generations", sa.column("name"), sa.column("value")), [{"name": "keys", "value": 0}])
+    op.bulk_insert(
+        sa.table("generations", sa.column("name"), sa.column("value")),
+        [{"name": "keys", "value": 0}, {"name": "attempts", "value": 0}],
+    )
 
 
 def downgrade() -> None:
