@@ -1,4 +1,4 @@
-"""``relay key``: make, list, rotate and revoke API keys, beside a running server or without one."""
+"""``relay key``: make, list, rotate, restrict and revoke API keys, beside a running server or without one."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.context import with_house
+from relay.cli.networks import checked_networks, networks_or_any, show_networks
 from relay.core.clock import iso, now
 from relay.core.ids import new_id
 from relay.core.principal import KeyKind, expand_scopes
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _PAGE: Final = 200
 _COLUMNS: Final = ("id", "workspace", "kind", "name", "key", "scopes", "expires", "status")
 
-app = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, help="Make, list, rotate, restrict and revoke API keys.")
 
 
 def _workspace(value: str | None) -> str | None:
@@ -68,6 +69,10 @@ def create(
         int, typer.Option("--expires", min=1, max=rules.MAX_DAYS, metavar="DAYS", help="Lifetime in days.")
     ] = rules.DEFAULT_DAYS,
     name: Annotated[str, typer.Option(callback=_name, help="What the key is for.")] = "",
+    network: Annotated[
+        list[str] | None,
+        typer.Option("--network", callback=checked_networks, help="It may be used from; give it once for each."),
+    ] = None,
     quiet: _Quiet = False,
     as_json: _Json = False,
 ) -> None:
@@ -82,6 +87,7 @@ def create(
             scopes=scope,
             name=name,
             expires_days=expires,
+            allowed_networks=network or (),
             request_id=new_id("req"),
         )
 
@@ -152,6 +158,30 @@ def revoke(key_id: _KeyId, *, as_json: _Json = False) -> None:
         _print_json({"id": record.id, "revoked_at": iso(record.revoked_at)})
     else:
         typer.echo(f"{record.id} revoked {iso(record.revoked_at)}")
+
+
+@app.command("allow")
+def allow(
+    key_id: _KeyId,
+    networks: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NETWORK]...", callback=checked_networks, help="Addresses or networks, 203.0.113.0/24."
+        ),
+    ] = None,
+    *,
+    anywhere: Annotated[bool, typer.Option("--any", help="From any network.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Set the networks that a key may be used from; a running server notices within a second.
+
+    Its workspace's list holds as well: both must have the caller's address.
+    """
+    wanted = networks_or_any(networks, anywhere)
+    record = with_house(
+        lambda house: house.api_keys.restrict_key(operator(), key_id, wanted, address=None, request_id=new_id("req"))
+    )
+    show_networks(record.id, record.allowed_networks, as_json)
 
 
 def _require_one_form(quiet: bool, as_json: bool) -> None:

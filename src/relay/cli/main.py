@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from relay import __version__
-from relay.cli import audit, db, demo, key, serve
+from relay.cli import audit, db, demo, key, serve, workspace
 
 app = typer.Typer(
     name="relay",
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.add_typer(key.app, name="key")
+app.add_typer(workspace.app, name="workspace")
 app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
 

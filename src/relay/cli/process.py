@@ -18,6 +18,7 @@ from relay.settings import Settings, SettingsError, load_settings
 from relay.settings.safety import warnings
 from relay.store.lock import AlreadyRunning
 from relay.store.writer import StoreUnavailable
+from relay.surface.wire import protocol_for
 from relay.telemetry.logs import configure_logging
 
 
@@ -38,25 +39,25 @@ def run_one(overrides: Mapping[str, str], listener: Listener) -> int:
     return 1
 
 
-def uvicorn_config(asgi: ASGIApp, grace_seconds: int) -> uvicorn.Config:
+def uvicorn_config(asgi: ASGIApp, settings: Settings) -> uvicorn.Config:
     """Return how uvicorn serves the gateway: it neither logs, names itself nor believes forwarding headers."""
     return uvicorn.Config(
         asgi,
         lifespan="off",
         ws="none",
-        http="httptools",
+        http=protocol_for(settings),
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=grace_seconds,
+        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
 
 
 async def _serve(settings: Settings, listener: Listener) -> int:
     host, port = listener.getsockname()[:2]
     async with open_house(settings) as house, open_server(house, listen=(host, port)) as server:
-        config = uvicorn_config(server.asgi, settings.shutdown_grace_seconds)
+        config = uvicorn_config(server.asgi, settings)
         for sentence in warnings(settings):
             typer.echo(f"warning: {sentence}", err=True)
         await _Uvicorn(config, server, lambda: welcome(settings, server.first_key, host, port)).serve([listener])

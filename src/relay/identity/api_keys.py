@@ -11,6 +11,7 @@ from relay.identity.authenticate import Authenticator
 from relay.identity.issue import Issuer
 from relay.identity.last_use import LastUse
 from relay.identity.peppers import Peppers
+from relay.identity.restrict import Restrictor
 from relay.identity.rules import invalid, is_key_id
 from relay.store.api_keys import ApiKeyRecord, list_keys, list_keys_of_every_workspace
 from relay.store.database import Database
@@ -55,6 +56,10 @@ class ApiKeys:
         self.first_key: Final = self._issuer.first_key
         self.rotate: Final = self._issuer.rotate
         self.revoke: Final = self._issuer.revoke
+        self._restrictor = Restrictor(database.reader, self._issuer.change)
+        self.workspace_networks: Final = self._restrictor.workspace_networks
+        self.restrict_workspace: Final = self._restrictor.restrict_workspace
+        self.restrict_key: Final = self._restrictor.restrict_key
 
     async def start(self) -> None:
         """Read the peppers, making the first one if there is none, and begin to note the last use of keys.

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from relay.core.clock import now
+from relay.core.networks import allow_list
 from relay.core.principal import Principal
 from relay.crypto.api_key import parse_api_key
 from relay.identity.cache import GenerationCache
 from relay.identity.last_use import LastUse
 from relay.identity.peppers import Peppers
-from relay.store.api_keys import ApiKeyRecord, find_by_hash, find_by_id
+from relay.store.api_keys import FoundKey, find_by_hash, find_by_id
 from relay.store.database import Database
 
 
@@ -85,14 +86,15 @@ class Authenticator:
         return principal
 
 
-def _living(record: ApiKeyRecord | None) -> _Living | None:
-    if record is None or not record.lives(now()):
+def _living(found: FoundKey | None) -> _Living | None:
+    if found is None or not found.record.lives(now()):
         return None
-    return _Living(principal_of(record), record.expires_at)
+    return _Living(principal_of(found), found.record.expires_at)
 
 
-def principal_of(record: ApiKeyRecord) -> Principal:
+def principal_of(found: FoundKey) -> Principal:
     """Return the principal that a key stands for; whether the key is alive is not looked at."""
+    record = found.record
     return Principal(
         id=record.id,
         kind=record.kind,
@@ -101,4 +103,5 @@ def principal_of(record: ApiKeyRecord) -> Principal:
         credential_id=record.id,
         made_by=record.made_by,
         auth_method="api_key",
+        allowed_from=allow_list(found.workspace_networks, record.allowed_networks),
     )

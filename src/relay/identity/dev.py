@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.core.facts import RequestFacts
+from relay.core.forwarding import is_forwarded
 from relay.core.principal import SCOPES, Principal
 from relay.settings.model import Settings
 from relay.settings.parse import is_loopback_host
@@ -18,15 +19,6 @@ DEV_ID: Final = "dev"
 DEV_WORKSPACE: Final = "default"
 
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253})(?::[0-9]{1,5})?")
-_FORWARDING_PREFIXES: Final = (b"forwarded", b"x-forwarded", b"x-original-")
-_FORWARDING: Final = frozenset(
-    name.encode()
-    for name in (
-        "via x-real-ip x-client-ip x-cluster-client-ip x-envoy-external-address x-proxyuser-ip x-remote-addr "
-        "client-ip true-client-ip cf-connecting-ip cf-connecting-ipv6 fastly-client-ip fly-client-ip x-azure-clientip "
-        "proxy-connection"
-    ).split()
-)
 _CREDENTIALS: Final = frozenset((b"authorization", b"proxy-authorization", b"x-api-key", b"cookie"))
 
 
@@ -71,7 +63,7 @@ def dev_facts(settings: Settings, request: RequestFacts) -> DevFacts:
         bind=settings.host,
         trusted_proxies=bool(settings.trusted_proxies),
         public_url_host=_host_of_url(settings.public_url),
-        peer=request.client,
+        peer=request.peer,
         hosts=tuple(value for name, value in headers if name == b"host"),
         header_names=frozenset(name for name, _ in headers),
         fetch_sites=tuple(value for name, value in headers if name == b"sec-fetch-site"),
@@ -105,8 +97,7 @@ def _request_is_local(facts: DevFacts) -> bool:
         and _is_loopback_host_header(facts.hosts[0])
         and b"origin" not in facts.header_names
         and not facts.header_names & _CREDENTIALS
-        and not facts.header_names & _FORWARDING
-        and not any(name.startswith(_FORWARDING_PREFIXES) for name in facts.header_names)
+        and not is_forwarded(facts.header_names)
         and all(site in (b"none", b"same-origin") for site in facts.fetch_sites)
     )
 

@@ -4,7 +4,7 @@ The text of a key and its hash appear in no event, no log and no error.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -61,15 +61,18 @@ class Issuer:
         scopes: Iterable[str],
         name: str = "",
         expires_days: int = rules.DEFAULT_DAYS,
+        allowed_networks: Sequence[str] = (),
         request_id: str,
     ) -> tuple[ApiKeyRecord, str]:
         """Make a key and return its record and its text, which is kept nowhere.
 
-        ``scopes`` are names of scopes or bundles. Refused as :mod:`relay.identity.rules` says, and with 401 when the
-        maker's own key has ended meanwhile. A workspace that does not exist yet is made.
+        ``scopes`` are names of scopes or bundles. ``allowed_networks`` are those that the key may be used from: by
+        default its maker's, beyond which it cannot go, or any. Refused as :mod:`relay.identity.rules` says, and with 401
+        when the maker's own key has ended meanwhile. A workspace that does not exist yet is made.
         """
         granted = rules.checked_scopes(scopes)
         rules.require_may_make(maker, workspace, kind, granted)
+        networks = rules.checked_networks(allowed_networks)
         new, moment = await self._new_key(), now()
         record = ApiKeyRecord(
             **self._names(new),
@@ -82,12 +85,13 @@ class Issuer:
             expires_at=moment + rules.checked_days(expires_days) * DAY,
         )
 
-        def unit(tx: Tx) -> None:
-            _require_alive(tx, maker, moment)
-            _insert(tx, maker, record, new, request_id)
+        def unit(tx: Tx) -> ApiKeyRecord:
+            own = networks_of_living(tx, maker, moment)
+            made = replace(record, allowed_networks=rules.narrowed(own, networks))
+            _insert(tx, maker, made, new, request_id)
+            return made
 
-        await self._database.writer.run(unit)
-        return record, new.text
+        return await self._database.writer.run(unit), new.text
 
     async def first_key(self, actor: Principal, request_id: str) -> str | None:
         """Make the installation's first key and return its text; None if it has been made before, by any process.
@@ -127,9 +131,10 @@ class Issuer:
         new, moment = await self._new_key(), now()
 
         def unit(tx: Tx) -> Rotation:
-            _require_alive(tx, actor, moment)
-            keys, old = _found(tx, actor, key_id)
+            own = networks_of_living(tx, actor, moment)
+            keys, old = found_key(tx, actor, key_id)
             rules.require_may_rotate(actor, old, moment)
+            rules.require_not_widened(own, old.allowed_networks)
             lifetime = min(max(old.expires_at - old.created_at, DAY), rules.MAX_DAYS * DAY)
             record = replace(
                 old,
@@ -145,7 +150,7 @@ class Issuer:
             _note(tx, "rotated", actor, record, old.id, request_id, successor=new.id, ends_at=iso(ended.expires_at))
             return Rotation(record, new.text, ended)
 
-        return await self._change(unit)
+        return await self.change(unit)
 
     async def revoke(self, actor: Principal, key_id: str, *, request_id: str) -> ApiKeyRecord:
         """End a key now and return its record; one that was revoked before stays as it is.
@@ -156,18 +161,19 @@ class Issuer:
         moment = now()
 
         def unit(tx: Tx) -> ApiKeyRecord:
-            keys, key = _found(tx, actor, key_id)
+            keys, key = found_key(tx, actor, key_id)
             rules.require_may_end(actor, key)
             if key.revoked_at is not None:
                 return key
-            _require_alive(tx, actor, moment)
+            networks_of_living(tx, actor, moment)
             keys.revoke(key.id, moment)
             _note(tx, "revoked", actor, key, key.id, request_id)
             return replace(key, revoked_at=moment)
 
-        return await self._change(unit)
+        return await self.change(unit)
 
-    async def _change(self, unit: Unit[T]) -> T:
+    async def change(self, unit: Unit[T]) -> T:
+        """Run a unit that changes what caches of keys hold; they are void in this process when this returns."""
         # A caller that hangs up must not leave this process with a cache that still holds the key.
         task = asyncio.create_task(self._write_and_void(unit))
         self._running.add(task)
@@ -193,7 +199,7 @@ class Issuer:
         return {"id": new.id, "prefix": parsed.prefix, "last4": parsed.last4}
 
 
-def _found(tx: Tx, actor: Principal, key_id: str) -> tuple[ApiKeyRepository, ApiKeyRecord]:
+def found_key(tx: Tx, actor: Principal, key_id: str) -> tuple[ApiKeyRepository, ApiKeyRecord]:
     """Return the key, locked, from the actor's workspace; from any if the actor is the operator."""
     if not rules.is_key_id(key_id):
         raise NotFound("There is no such key.")
@@ -205,13 +211,17 @@ def _found(tx: Tx, actor: Principal, key_id: str) -> tuple[ApiKeyRepository, Api
     return keys, key
 
 
-def _require_alive(tx: Tx, actor: Principal, moment: int) -> None:
-    """A key that was revoked while its request was under way makes no other key."""
+def networks_of_living(tx: Tx, actor: Principal, moment: int) -> tuple[str, ...]:
+    """Return the networks that the actor's own key is bound to; none for any, and for who acts without a key.
+
+    401 for a key that was revoked while its request was under way: it makes no other key.
+    """
     if actor.auth_method != "api_key":
-        return
+        return ()
     own = ApiKeyRepository(tx, actor.workspace_id).find(actor.credential_id)
     if own is None or not own.lives(moment):
         raise Unauthenticated
+    return own.allowed_networks
 
 
 def _insert(tx: Tx, maker: Principal, record: ApiKeyRecord, new: _NewKey, request_id: str) -> None:
@@ -222,6 +232,8 @@ def _insert(tx: Tx, maker: Principal, record: ApiKeyRecord, new: _NewKey, reques
 
 def _note(tx: Tx, what: str, actor: Principal, record: ApiKeyRecord, target: str, request_id: str, **more: Any) -> None:
     details = {"kind": record.kind, "scopes": list(record.scopes), "expires_at": iso(record.expires_at), **more}
+    if record.allowed_networks:
+        details["allowed_networks"] = list(record.allowed_networks)
     tx.record(
         event(
             f"identity:key:{what}",

@@ -1,9 +1,10 @@
 """What a key may be: who may make it, with which scopes, for how long. Pure, and the same for every door."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from relay.core.networks import MAX_NETWORKS, allow_list, is_within, network_of
 from relay.core.principal import BUNDLES, SCOPES, KeyKind, Principal, Scope, expand_scopes
 from relay.core.problem import Conflict, Denied, InsufficientScope, Invalid, NotFound
 from relay.store.api_keys import ApiKeyRecord
@@ -94,7 +95,57 @@ def require_may_rotate(actor: Principal, key: ApiKeyRecord, now: int) -> None:
 def require_may_end(actor: Principal, key: ApiKeyRecord) -> None:
     """Refuse an agent that would take a person's key away: nobody would be left to stop it (403)."""
     if key.kind == "person" and actor.kind != "person":
-        raise Denied("Only a person can rotate or revoke a key of kind person.")
+        raise Denied("Only a person can rotate, revoke or restrict a key of kind person.")
+
+
+def checked_networks(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return networks in one form each, without repetitions; 422 for what is none and for more than 100."""
+    if len(texts) > MAX_NETWORKS:
+        raise invalid("/allowed_networks", f"At most {MAX_NETWORKS} networks.")
+    found: dict[str, None] = {}
+    for position, text in enumerate(texts):
+        try:
+            found[str(network_of(text))] = None
+        except ValueError as error:
+            raise invalid(f"/allowed_networks/{position}", f"This {error}.") from None
+    return tuple(found)
+
+
+def narrowed(own: Sequence[str], networks: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the networks of a key that a key with the list ``own`` makes: its own where none are given.
+
+    403 for any beyond them: otherwise a key that is stolen within its networks could free itself of them.
+    """
+    if not own:
+        return networks
+    if not networks:
+        return tuple(own)
+    outer = [network_of(text) for text in own]
+    if not all(is_within(network_of(text), outer) for text in networks):
+        raise Denied("This key is bound to networks; it can give no key a network beyond them.")
+    return networks
+
+
+def require_not_widened(own: Sequence[str], networks: tuple[str, ...]) -> None:
+    """Refuse what :func:`narrowed` would, and an empty list, which means any network."""
+    if narrowed(own, networks) != networks:
+        raise Denied("This key is bound to networks; it can free no key of them.")
+
+
+def require_not_locked_out(networks: tuple[str, ...], address: str | None) -> None:
+    """Refuse networks that the caller's ``address`` is not in (409). None is the operator, who has no address."""
+    allowed = allow_list(networks, ())
+    if address is not None and allowed is not None and not allowed.admits(address):
+        raise Conflict(
+            f"Your address is {address or 'not known'}, which is in none of these networks: you would lock yourself "
+            'out. Add it, or say "lock_me_out": true.'
+        )
+
+
+def require_may_restrict_workspace(actor: Principal) -> None:
+    """Refuse an agent: it could lock out every person who might stop it (403)."""
+    if actor.kind != "person":
+        raise Denied("Only a person can set the networks of a workspace.")
 
 
 def makers_of_new(maker: Principal) -> tuple[str, ...]:

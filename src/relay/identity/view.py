@@ -23,6 +23,7 @@ def key_view(record: ApiKeyRecord, now: int) -> dict[str, Any]:
         "revoked_at": _iso(record.revoked_at),
         "last_used_at": _iso(record.last_used_at),
         "successor_id": record.successor_id,
+        "allowed_networks": list(record.allowed_networks),
     }
 
 

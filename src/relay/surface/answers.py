@@ -1,12 +1,15 @@
 """Answers as ASGI messages: JSON bodies, problems (RFC 9457), and the headers that every answer carries."""
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from starlette.types import Send
 
+from relay.core.limit import Quota
 from relay.core.problem import Problem
+from relay.limits.headers import quota_headers
 
 Header = tuple[bytes, bytes]
 
@@ -15,11 +18,31 @@ PROBLEM_TYPE: Final = b"application/problem+json"
 
 BASE_HEADERS: Final[tuple[Header, ...]] = (
     (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"strict-origin-when-cross-origin"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (
+        b"permissions-policy",
+        b"accelerometer=(), browsing-topics=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), "
+        b"microphone=(), midi=(), payment=(), publickey-credentials-get=(), screen-wake-lock=(), usb=()",
+    ),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-xss-protection", b"0"),
 )
+HSTS: Final[Header] = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+
+_OVERRIDABLE: Final = frozenset((b"cache-control", b"content-security-policy"))
+"""What an answer may say about itself; the rest is the same for every answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyAnswer:
+    """An answer that the edge gives by itself, without a route: it has no body, so that it can carry nothing out."""
+
+    status: Literal[204, 308]
+    headers: tuple[Header, ...]
 
 
 async def send_json(
@@ -42,10 +65,18 @@ def raw_headers(headers: Mapping[str, str]) -> list[Header]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
-def document_headers(sent: Iterable[Header], request_id: bytes) -> list[Any]:
-    """Return ``sent`` with the request id and every base header that the answer did not set itself."""
+def document_headers(
+    sent: Iterable[Header], request_id: bytes, base: Iterable[Header] = BASE_HEADERS, quotas: Sequence[Quota] = ()
+) -> list[Any]:
+    """Return ``sent`` with the request id, the quotas and ``base``, but for what the answer says about itself."""
     headers = list(sent)
-    names = {name for name, _ in headers}
+    own = [name for name, _ in headers if name in _OVERRIDABLE]
+    if quotas:
+        headers.extend(quota_headers(quotas, _retry_after(headers)))
     headers.append((b"x-request-id", request_id))
-    headers.extend(header for header in BASE_HEADERS if header[0] not in names)
+    headers.extend([header for header in base if header[0] not in own] if own else base)
     return headers
+
+
+def _retry_after(headers: Iterable[Header]) -> int | None:
+    return next((int(value) for name, value in headers if name == b"retry-after"), None)

@@ -10,17 +10,24 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay import __version__
-from relay.surface.declare import Admit, Routes
+from relay.core.access import Access
+from relay.core.facts import RequestFacts
+from relay.surface.declare import Admit, GuardedRoute, Routes
+from relay.surface.edge import Edge
 from relay.surface.seal import seal
-from relay.surface.stamp import Stamp
+from relay.surface.stamp import FACTS, Stamp
 
+_NOWHERE: Final = Access("public", frozenset(), (), "api:nowhere:read")
 _NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False}
 
 
 class RelayApp(FastAPI):
-    """FastAPI without its middleware: the stamp is the one place where exceptions become answers."""
+    """FastAPI without its middleware: the stamp is the one place where exceptions become answers.
 
-    def __init__(self, **options: Any) -> None:
+    ``admit`` is asked for paths that no route has, too, so that searching for them is limited like everything else.
+    """
+
+    def __init__(self, admit: Admit, **options: Any) -> None:
         super().__init__(
             title="Relay",
             version=__version__,
@@ -32,6 +39,7 @@ class RelayApp(FastAPI):
             **options,
         )
         self._initial_handlers = dict(self.exception_handlers)
+        self._admit = admit
 
     def side_door(self) -> str | None:
         """Name what could answer a request without being a route; None when there is nothing of the kind."""
@@ -50,9 +58,22 @@ class RelayApp(FastAPI):
         try:
             await self.router(scope, receive, send)
         except HTTPException as error:
+            await self.count(scope[FACTS])
             if error.status_code == 405 and "route" in scope:
                 error.headers = {"Allow": ", ".join(self._methods(scope["route"].path_format))}
             raise
+
+    async def count(self, facts: RequestFacts) -> None:
+        """Count a request that no route will see; 429 when its address has had enough."""
+        await self._admit(_NOWHERE, facts)
+
+    def declared(self, path: str) -> frozenset[str]:
+        """Return the methods that are declared for a path; none where there is no route."""
+        found: set[str] = set()
+        for route in self.routes:
+            if isinstance(route, GuardedRoute) and route.path_regex.match(path):
+                found |= route.methods or set()
+        return frozenset(found)
 
     def _methods(self, path_format: str) -> list[str]:
         """Return the methods of every route of a path: the router itself names those of the first one only."""
@@ -64,14 +85,15 @@ class RelayApp(FastAPI):
 
 
 def build_application(
-    groups: Iterable[Routes], admit: Admit, *, body_limit: int, body_seconds: float
+    groups: Iterable[Routes], admit: Admit, *, body_limit: int, body_seconds: float, edge: Edge | None = None
 ) -> tuple[RelayApp, ASGIApp]:
     """Return the FastAPI application (for OpenAPI) and the sealed, stamped one that a server may serve.
 
-    :class:`~relay.surface.seal.Unsealed` when a way in is not guarded.
+    :class:`~relay.surface.seal.Unsealed` when a way in is not guarded. Without an ``edge`` only requests of this very
+    machine are served.
     """
-    app = RelayApp()
+    app = RelayApp(admit)
     for group in groups:
         group.mount(app, admit, body_limit=body_limit, body_seconds=body_seconds)
     seal(app, admit)
-    return app, Stamp(app)
+    return app, Stamp(app, edge, app.declared, app.count)

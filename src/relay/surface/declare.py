@@ -19,7 +19,7 @@ from relay.core.access import Access
 from relay.core.admission import Admission
 from relay.core.facts import RequestFacts
 from relay.core.principal import Principal
-from relay.core.problem import BadRequest, Unauthenticated
+from relay.core.problem import BadRequest, NotFound, Unauthenticated
 from relay.core.validation import validated
 from relay.surface.answers import send_json
 from relay.surface.body import read_json
@@ -112,7 +112,9 @@ class GuardedRoute(APIRoute):
 
 def _path_parameter(scope: Scope, name: str) -> str:
     value: str = scope["path_params"][name]
-    return value[:MAX_PATH_PARAMETER]
+    if len(value) > MAX_PATH_PARAMETER or "\0" in value:  # no id is like that, and PostgreSQL takes no NUL in text
+        raise NotFound("There is nothing at this path.")
+    return value
 
 
 def _query_of(call: Call) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Final, Protocol
 
 from starlette.routing import BaseRoute
 
+from relay.limits.rules import misnamed
 from relay.surface.declare import Admit, GuardedRoute
 
 _PARAMETER: Final = re.compile(r"\{[^}]*\}")
@@ -29,7 +30,7 @@ def seal(app: SealedApp, admit: Admit) -> tuple[GuardedRoute, ...]:
 
     :class:`Unsealed` names the first that is not: a plain route, a mount, a static folder, a websocket, an included
     router (FastAPI would serve even a declared route in it by a handler of its own), middleware or another thing that
-    could answer by itself, or a declared route whose guard was replaced.
+    could answer by itself, a declared route whose guard was replaced, or one that names a limit which does not exist.
     """
     if door := app.side_door():
         raise Unsealed(f"{door} could answer before admission")
@@ -40,6 +41,8 @@ def seal(app: SealedApp, admit: Admit) -> tuple[GuardedRoute, ...]:
             raise Unsealed(f"{getattr(route, 'path', route)!r} is a {type(route).__name__}, not a declared route")
         if route.admit is not admit or not _is_whole(route):
             raise Unsealed(f"{route.path} does not lead through the gate")
+        if wrong := misnamed(route.access.limits):
+            raise Unsealed(f"{route.path} {wrong}")
         for method in sorted(route.methods or ()):
             place = method, _PARAMETER.sub("{}", route.path_format)
             if place in seen:

@@ -3,9 +3,10 @@
 It also gives every request its id, turns every exception into a problem and adds the headers that every answer has.
 """
 
+import asyncio
 import logging
-import re
 import traceback
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -13,16 +14,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.core.admission import Admission
 from relay.core.facts import RequestFacts
-from relay.core.ids import new_id
-from relay.core.problem import BadRequest, Internal, MethodNotAllowed, NotFound, Problem, Unavailable
+from relay.core.problem import BadRequest, Internal, Limited, MethodNotAllowed, NotFound, Problem, Unavailable
+from relay.limits.headers import wait_of
 from relay.store.writer import StoreUnavailable
-from relay.surface.answers import document_headers, send_problem
+from relay.surface.answers import EmptyAnswer, document_headers, send_problem
+from relay.surface.cors import Declared
+from relay.surface.edge import Edge
 
 FACTS: Final = "relay.facts"
 ADMISSION: Final = "relay.admission"
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
+
+Count = Callable[[RequestFacts], Awaitable[object]]
 
 log = logging.getLogger("relay.http")
+
+
+def _no_route(path: str) -> frozenset[str]:
+    return frozenset()
 
 
 class Unstamped(RuntimeError):
@@ -30,10 +38,19 @@ class Unstamped(RuntimeError):
 
 
 class Stamp:
-    """Wraps the whole application. Websockets are refused: no route is one."""
+    """Wraps the whole application. Websockets are refused: no route is one.
 
-    def __init__(self, app: ASGIApp) -> None:
+    ``edge`` settles what comes before any route; ``declared`` tells it which there are. ``count`` is called for each
+    request that gets no further than the edge, so that those are limited like all others.
+    """
+
+    def __init__(
+        self, app: ASGIApp, edge: Edge | None = None, declared: Declared = _no_route, count: Count | None = None
+    ) -> None:
         self._app = app
+        self._edge = edge or Edge()
+        self._declared = declared
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -45,9 +62,9 @@ class Stamp:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        facts = facts_of(scope)
+        facts = self._edge.facts_of(scope)
         scope[FACTS] = facts
-        request_id = facts.request_id.encode()
+        request_id, base = facts.request_id.encode(), self._edge.headers(facts)
         started = False
 
         async def stamped(message: Message) -> None:
@@ -55,34 +72,63 @@ class Stamp:
             if message["type"] == "http.response.start":
                 if message["status"] < 400:
                     _require_admission(scope, facts)
-                message["headers"] = document_headers(message.get("headers", ()), request_id)
+                message["headers"] = document_headers(message.get("headers", ()), request_id, base, facts.quotas)
                 started = True
             elif not started:
                 raise Unstamped(f"{scope['method']} sent {message['type']} before an answer had begun")
             await send(message)
 
         try:
+            own = await self._own_answer(scope, facts)
+            if own is not None:
+                # Past the stamp, which the application cannot reach: it was not asked, and there is no body.
+                headers = document_headers(own.headers, request_id, base, facts.quotas)
+                await send({"type": "http.response.start", "status": own.status, "headers": headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
             await self._app(scope, receive, stamped)
             if not started:
                 raise Unstamped(f"{scope['method']} was not answered")
         except Exception as error:  # the last line of defence: whatever it is, the caller gets a problem
             problem = problem_of(error)
-            if problem.status >= 500:
+            if isinstance(problem, Limited):
+                problem.postpone(wait_of(facts.quotas))
+            if problem.status >= 500 and not isinstance(error, Unavailable):  # whatever is away says so itself, once
                 log_failure(facts, scope, error)
             if started:
                 raise ConnectionAbortedError("the answer had begun") from None
             await send_problem(stamped, problem, scope["path"], facts.request_id)
+        except asyncio.CancelledError:
+            if not started:  # the shutdown's grace is over, and the server would answer with a text of its own
+                stopped = Internal("Relay was stopped before this was answered. Look at what became of it.")
+                await send_problem(stamped, stopped, scope["path"], facts.request_id)
+            raise
+
+    async def _own_answer(self, scope: Scope, facts: RequestFacts) -> EmptyAnswer | None:
+        try:
+            answer = self._edge.answer(scope, facts, self._declared)
+        except Problem:
+            if self._count is not None:
+                await self._count(facts)
+            raise
+        if answer is not None and self._count is not None:
+            await self._count(facts)
+        return answer
 
 
-def facts_of(scope: Scope) -> RequestFacts:
-    """Return the facts of a request; a well-formed ``X-Request-ID`` of the caller is kept."""
-    client = scope.get("client")
-    facts = RequestFacts(
-        request_id="", client=client[0] if client else "", method=scope["method"], headers=scope["headers"]
-    )
-    given = facts.header(b"x-request-id")
-    facts.request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_id("req")
-    return facts
+async def _send_empty(send: Send, answer: EmptyAnswer, headers: list[Any]) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _reported(error: Exception, scope: Scope, facts: RequestFacts) -> Problem:
+    """Return the problem that an exception is to this caller; one that is Relay's own fault is logged."""
+    problem = problem_of(error)
+    if isinstance(problem, Limited):
+        problem.postpone(wait_of(facts.quotas))
+    if problem.status >= 500:
+        log_failure(facts, scope, error)
+    return problem
 
 
 def _require_admission(scope: Scope, facts: RequestFacts) -> None:
