@@ -36,7 +36,7 @@ def scope_of(method: str = "GET", path: str = "/", **more: Any) -> Scope:
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"relay.test")],
+        "headers": [(b"host", b"localhost:8000")],
         "client": ("127.0.0.1", 50_000),
         "server": ("127.0.0.1", 8000),
         **more,

@@ -19,7 +19,8 @@ from relay.settings.model import FIELDS, SECRETS
 from relay.store.schema import upgrade
 from relay.store.target import Target, parse_target
 from tests.gateway import Gateway, open_gateway
-from tests.left_out import pytest_sessionfinish, pytest_terminal_summary
+from tests.left_out import missing_package, pytest_sessionfinish, pytest_terminal_summary
+from tests.redis_server import RedisServer
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks, found by their names
 
@@ -37,6 +38,17 @@ def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
                 patch.delenv(name)
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("xdg")))
         yield
+
+
+@pytest.fixture(scope="session")
+def debian() -> Callable[[str, str], None]:
+    """A function that leaves a test out, by name, where a Debian package that it wants has not brought its command."""
+
+    def want(package: str, command: str) -> None:
+        if (reason := missing_package(package, command)) is not None:
+            pytest.skip(reason)
+
+    return want
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +128,24 @@ def target(request: pytest.FixtureRequest) -> Target:
     """A fresh, upgraded, empty database, once on each store."""
     found: Target = request.getfixturevalue(f"{request.param}_target")
     return found
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server: ``TEST_REDIS_URL``, or one of our own on a socket. Whoever uses it takes a name of its own."""
+    given = os.environ.get("TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis server of the test's own, which it may freeze and kill."""
+    with RedisServer(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from relay.settings import Settings, load_settings
 from relay.settings.secret_text import generate_kek, generate_secret_key
 from relay.store.tables import audit_events
 from relay.store.target import Target
+from tests.limits_kit import UNLIMITED
 
 REQUEST = "req_test_0001"
 GRACE_SECONDS = 2
@@ -151,7 +152,7 @@ async def _read_answer(reader: asyncio.StreamReader) -> bytes:
 
 def environment(target: Target, data_dir: Path, **more: str) -> dict[str, str]:
     """Return the settings of an installation on ``target``. With PostgreSQL its keys are kept in ``data_dir``."""
-    given = {"RELAY_ENV": "test", "RELAY_DATA_DIR": str(data_dir)}
+    given = {"RELAY_ENV": "test", "RELAY_DATA_DIR": str(data_dir), **UNLIMITED}
     if target.kind == "sqlite":
         given["DATABASE_URL"] = target.url
     else:
@@ -226,7 +227,7 @@ class _QuietServer(uvicorn.Server):
 
 @asynccontextmanager
 async def _served(server: Server, listener: Any) -> AsyncIterator[None]:
-    running = _QuietServer(uvicorn_config(server.asgi, GRACE_SECONDS))
+    running = _QuietServer(uvicorn_config(server.asgi, server.house.settings))
     task = asyncio.create_task(running.serve([listener]), name="test-gateway")
     try:
         while not running.started:

@@ -9,11 +9,13 @@ import shutil
 import pytest
 
 REASON = "wants Debian's "
+# Servers stand in sbin, which is not in everybody's PATH.
+SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 def missing_package(package: str, command: str) -> str | None:
     """Return why a test has to be left out when ``command`` of a Debian package is not installed, else None."""
-    if shutil.which(command) is not None:
+    if shutil.which(command, path=SYSTEM_PATH) is not None:
         return None
     return f"{REASON}{package} (make test-deps)"
 

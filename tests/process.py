@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from tests.limits_kit import UNLIMITED
+
 SOURCES = Path(__file__).parents[1] / "src"
 START_SECONDS = 30.0
 STOP_SECONDS = 45.0
@@ -32,6 +34,7 @@ def bare_environment(home: Path, **more: str) -> dict[str, str]:
         "PYTHONPATH": str(SOURCES),
         "RELAY_ENV": "production",
         "SECRETS_FROM_ENVIRONMENT": "accepted",
+        **UNLIMITED,
         **more,
     }
 
@@ -93,9 +96,13 @@ class GatewayProcess:
                 raise DidNotStart(said)
             await asyncio.sleep(0.01)
         self.url, self.port = found[1], int(found[2])
+        self.read_first_key()
+        return self
+
+    def read_first_key(self) -> None:
+        """Look whether the first key has been printed; with several workers, any of them may be the one that does."""
         if (key := _FIRST_KEY.search(self.out)) is not None:
             self.first_key = key[1]
-        return self
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -36,6 +36,7 @@ from relay.store.target import Target
 from relay.store.vault import Vault
 from relay.surface.application import build_application
 from relay.web.api.ai import ai_routes
+from tests.limits_kit import NoLimits, action_limits
 
 KEK = bytes(range(32))
 PATIENCE = 10.0
@@ -221,8 +222,9 @@ async def _built(
     await api_keys.start()
     catalog = Catalog()
     catalog.register(test_connector, world)
-    attempts = Attempts(database, vault, retention=30 * DAY, idempotency_ttl=idempotency_ttl)
-    gate = Performer(catalog, ScopePolicy(), api_keys, attempts, Previews(database, vault, ttl=HOUR))
+    limits = action_limits()
+    attempts = Attempts(database, vault, retention=30 * DAY, idempotency_ttl=idempotency_ttl, on_full=limits.full)
+    gate = Performer(catalog, ScopePolicy(), api_keys, attempts, Previews(database, vault, ttl=HOUR), limits)
     planner = ScriptedPlanner()
     plans = Plans(database, vault, gate, planner, ttl=plan_ttl)
     queue = LocalQueue(4)
@@ -248,7 +250,7 @@ class _Failures:
 @asynccontextmanager
 async def served(house: RunsHouse, *, streams: int = 5) -> AsyncIterator[str]:
     """Serve the routes of plans and runs over a real socket; give the base URL."""
-    gate = Gate(Authenticate(house.api_keys, _Failures()))
+    gate = Gate(Authenticate(house.api_keys, _Failures()), NoLimits())
     routes = ai_routes(house.plans, house.runs, house.api_keys, streams=streams)
     _, app = build_application([routes], gate.admit, body_limit=512 * 1024, body_seconds=5)
     listener = socket.create_server(("127.0.0.1", 0))

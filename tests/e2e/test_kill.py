@@ -6,13 +6,11 @@ import os
 import random
 import sqlite3
 import time
-from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import aiohttp
@@ -22,6 +20,7 @@ import pytest
 from relay.store.target import Target
 from tests.inbox import Inbox, smtp_inbox
 from tests.outside import OK, HttpServer, http_server
+from tests.postgres import shared_keys
 from tests.process import Answer, Client, GatewayProcess, eventually, gateway_process
 
 WORKERS = 8
@@ -29,7 +28,6 @@ ANSWERS = (0, 40)
 KILLED_WHILE_STARTING = 0.1
 VERIFY_EVERY = 10
 LOOKED_AT_AGAIN = 600
-KEYS = {"SECRET_KEY": token_hex(32), "OAUTH_ENCRYPTION_KEY": urlsafe_b64encode(os.urandom(32)).decode()}
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
@@ -246,5 +244,5 @@ async def test_ten_kills_on_postgresql(tmp_path: Path, postgres_target: Target) 
             admin.execute("UPDATE attempts SET lease_until = 1 WHERE status = 'running'")
             admin.execute("UPDATE runs SET lease_until = 1 WHERE lease_until IS NOT NULL")
 
-        async with gateway_process(tmp_path, env={"DATABASE_URL": url, **KEYS}, start=False) as gateway:
+        async with gateway_process(tmp_path, env={"DATABASE_URL": url, **shared_keys()}, start=False) as gateway:
             await kill_under_load(gateway, 10, query, lapse)

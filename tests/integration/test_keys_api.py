@@ -17,6 +17,7 @@ from relay.gate.authenticate import Authenticate
 from relay.surface.application import build_application
 from relay.web.api.keys import keys_routes
 from tests.keyring import Keyring, open_keyring
+from tests.limits_kit import NoLimits
 
 DAY_SECONDS = 86_400
 
@@ -35,7 +36,7 @@ class Caller:
 
 @asynccontextmanager
 async def serving(ring: Keyring) -> AsyncIterator[Caller]:
-    gate = Gate(Authenticate(ring.api_keys, AnonymousFailures(ring.database.writer)))
+    gate = Gate(Authenticate(ring.api_keys, AnonymousFailures(ring.database.writer)), NoLimits())
     _, asgi = build_application([keys_routes(ring.api_keys)], gate.admit, body_limit=1 << 19, body_seconds=5)
     config = uvicorn.Config(asgi, host="127.0.0.1", port=0, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)

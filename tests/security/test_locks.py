@@ -29,6 +29,7 @@ from relay.surface.seal import Unsealed, seal
 from relay.surface.stamp import ADMISSION, FACTS, Stamp
 from tests.asgi import ask, scope_of
 from tests.gateway import Gateway
+from tests.limits_kit import NoLimits
 
 SECRET = b"what only the admitted may read"
 BEARER = Access("bearer", frozenset({"audit:read"}), (), "api:test:read")
@@ -61,7 +62,7 @@ class _NoKeys:
 
 
 def new_gate() -> Gate:
-    return Gate(Authenticate(_NoKeys(), _NoKeys()))
+    return Gate(Authenticate(_NoKeys(), _NoKeys()), NoLimits())
 
 
 async def leak(scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,7 +190,7 @@ OPEN: dict[str, Plant] = {
     "a mount": lambda app, _: app.mount("/", leak),
     "a mounted application": lambda app, _: _sub_application(app),
     "a mounted Starlette": lambda app, _: app.mount("/", Starlette(routes=[Route("/leak", leaking)])),
-    "a host": lambda app, _: app.router.routes.append(Host("relay.test", leak)),
+    "a host": lambda app, _: app.router.routes.append(Host("localhost", leak)),
     "a static folder": lambda app, folder: app.mount("/", StaticFiles(directory=_folder(app, folder))),
     "a frontend": lambda app, folder: app.frontend("/", directory=_folder(app, folder)),
     "a router of its own": lambda app, _: _replaced_router(app),
@@ -428,7 +429,7 @@ async def test_a_websocket_handshake_opens_nothing(gateway: Gateway) -> None:
         b"GET /leak HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
-    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 # ``admit`` runs before the body is read.
