@@ -18,11 +18,12 @@ import uvicorn
 from sqlalchemy import select
 
 import relay.app
-from relay.app import House, Server, open_house, open_server
+from relay.app import Server, open_server
 from relay.catalog import Catalog, Connector
 from relay.cli.listener import bind
 from relay.cli.process import uvicorn_config
 from relay.core.principal import KeyKind
+from relay.house import House, open_house
 from relay.identity.operator import operator
 from relay.settings import Settings, load_settings
 from relay.settings.secret_text import generate_kek, generate_secret_key

@@ -337,7 +337,11 @@ async def test_an_object_of_another_workspace_does_not_exist(walk: Walk) -> None
 async def test_another_workspace_s_objects_are_untouched(gateway: Gateway) -> None:
     """What the walk above was refused did not happen all the same."""
     run, key = await _run(gateway), await _key(gateway)
-    for method, path in (("POST", f"/ai/jobs/{run}/cancel"), ("DELETE", f"/keys/{key}"), ("POST", f"/keys/{key}/rotate")):
+    for method, path in (
+        ("POST", f"/ai/jobs/{run}/cancel"),
+        ("DELETE", f"/keys/{key}"),
+        ("POST", f"/keys/{key}/rotate"),
+    ):
         (await gateway.call(method, path, key=gateway.admin)).expect(404)
     theirs = await gateway.key(*SCOPES, workspace=OTHER)
     assert (await gateway.get(f"/ai/jobs/{run}", key=theirs)).expect(200)["cancel_requested"] is False
@@ -412,17 +416,13 @@ async def test_broken_json(walk: Walk) -> None:
     for probe in with_body(walk.gateway):
         # A route whose body may be left out takes an empty one.
         for data in BROKEN if probe.operation["requestBody"].get("required") else filter(None, BROKEN):
-            await walk.ask(
-                f"{probe.name} {data!r}", probe.method, probe.path(), 400, key=walk.gateway.admin, data=data
-            )
+            await walk.ask(f"{probe.name} {data!r}", probe.method, probe.path(), 400, key=walk.gateway.admin, data=data)
 
 
 async def test_a_body_that_is_no_object(walk: Walk) -> None:
     for probe in with_body(walk.gateway):
         for data in (b"[]", b"1", b"null", b'"text"', b"true"):
-            await walk.ask(
-                f"{probe.name} {data!r}", probe.method, probe.path(), 422, key=walk.gateway.admin, data=data
-            )
+            await walk.ask(f"{probe.name} {data!r}", probe.method, probe.path(), 422, key=walk.gateway.admin, data=data)
 
 
 async def test_an_unknown_member(walk: Walk) -> None:
@@ -538,7 +538,16 @@ async def test_neighbours_of_a_path_are_nothing(walk: Walk) -> None:
 
 
 VALID_REQUEST_IDS = ["abcdefgh", "req_0123456789", "a" * 128, "A.b-c_d-0123"]
-INVALID_REQUEST_IDS = ["short", "a" * 129, "-leading", "with space", "semi;colon", "é" * 8, "<script>alert", "../../../x"]
+INVALID_REQUEST_IDS = [
+    "short",
+    "a" * 129,
+    "-leading",
+    "with space",
+    "semi;colon",
+    "é" * 8,
+    "<script>alert",
+    "../../../x",
+]
 
 
 async def test_request_ids(walk: Walk) -> None:

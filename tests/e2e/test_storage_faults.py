@@ -237,9 +237,7 @@ def thaw(postgres: Postgres) -> None:
     postgres.thaw()
 
 
-LOSSES = pytest.mark.parametrize(
-    ("lose", "restore"), [(crash, restart), (freeze, thaw)], ids=["crashed", "frozen"]
-)
+LOSSES = pytest.mark.parametrize(("lose", "restore"), [(crash, restart), (freeze, thaw)], ids=["crashed", "frozen"])
 
 
 @pytest.mark.timeout(240)

@@ -350,7 +350,9 @@ async def everything_stored(gateway: Gateway) -> str:
 
     rows = [await gateway.house.database.reader.all(select(table)) for table in metadata.sorted_tables]
     assert sum(map(len, rows)) > 20
-    return repr([[bytes(value) if isinstance(value, memoryview) else value for value in row] for t in rows for row in t])
+    return repr(
+        [[bytes(value) if isinstance(value, memoryview) else value for value in row] for t in rows for row in t]
+    )
 
 
 async def test_an_attempt_shows_who_asked_to_the_whole_workspace_and_to_no_other(gateway: Gateway) -> None:

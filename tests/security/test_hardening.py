@@ -21,7 +21,7 @@ from relay.settings.safety import refusals
 from relay.store.target import Target
 from scripts.house import known_files
 from tests.gateway import Gateway, open_gateway
-from tests.process import DidNotStart, GatewayProcess, gateway_process
+from tests.process import DidNotStart, gateway_process
 from tests.sink import open_sink
 
 TOP = Path(__file__).parents[2]
@@ -79,9 +79,9 @@ async def test_a_server_does_not_start_with_it_in_production(tmp_path: Path) -> 
 async def test_dev_mode_lets_in_whom_it_should_and_nobody_else(target: Target, tmp_path: Path) -> None:
     async with open_gateway(target, tmp_path / "data", **DEV) as gateway:
         (await gateway.get("/actions")).expect(200)
-        done = (
-            await gateway.post("/actions/execute", {"action": "relay.echo", "params": {"message": "x"}})
-        ).expect(200)
+        done = (await gateway.post("/actions/execute", {"action": "relay.echo", "params": {"message": "x"}})).expect(
+            200
+        )
         attempt = (await gateway.get(f"/attempts/{done['attempt_id']}")).expect(200)
         assert attempt["requested_by"] == "dev"
         for headers in (

@@ -52,9 +52,7 @@ async def test_the_same_request_answers_the_same_attempt(gateway: Gateway) -> No
 async def test_the_same_parameters_spelled_otherwise_are_the_same_request(gateway: Gateway) -> None:
     first = (await execute(gateway, {"action": "relay.echo", "params": {"message": "é"}}, "key-1")).expect(200)
     raw = b'{ "params" : { "message" : "\\u00e9" },\n "action":"relay.echo" }'
-    again = await gateway.call(
-        "POST", EXECUTE, data=raw, key=gateway.admin, headers={"Idempotency-Key": "key-1"}
-    )
+    again = await gateway.call("POST", EXECUTE, data=raw, key=gateway.admin, headers={"Idempotency-Key": "key-1"})
     assert again.expect(200) == first
 
 

@@ -452,7 +452,9 @@ async def test_nothing_is_read_before_admit() -> None:
 
 
 def head(path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers, "", ""]).encode()
+    return "\r\n".join(
+        [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers, "", ""]
+    ).encode()
 
 
 BEFORE_THE_BODY = [

@@ -123,7 +123,7 @@ async def test_what_has_expired_goes_by_itself_while_others_come() -> None:
     assert counters.subjects() <= 70
 
 
-_FLOOD = f"""
+_FLOOD = """
 import asyncio, resource, sys
 from relay.core.limit import Limit
 from relay.limits.counters import Hit

@@ -17,8 +17,8 @@ from relay.core.clock import iso, parse_iso
 from relay.core.ids import new_id
 
 if TYPE_CHECKING:
-    from relay.app import House
     from relay.audit.log import Entry, Filters
+    from relay.house import House
 
 _MAX_NOTE_BYTES: Final = 65_536
 _COLUMNS: Final = ("seq", "occurred_at", "workspace_id", "principal", "tag", "action", "outcome", "target")

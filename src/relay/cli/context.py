@@ -11,7 +11,7 @@ from relay.settings import Settings, SettingsError, load_settings
 from relay.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
-    from relay.app import House
+    from relay.house import House
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def with_house(function: "Callable[[House], Awaitable[T]]") -> T:
 
     Ends with status 1 and one line when the settings are refused, the database does not answer or a problem says no.
     """
-    from relay.app import open_house
+    from relay.house import open_house
     from relay.store.writer import StoreUnavailable
 
     settings = settings_or_exit()

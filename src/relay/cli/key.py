@@ -21,7 +21,7 @@ from relay.store.api_keys import ApiKeyRecord
 from relay.store.workspaces import is_workspace_id
 
 if TYPE_CHECKING:
-    from relay.app import House
+    from relay.house import House
 
 _PAGE: Final = 200
 _COLUMNS: Final = ("id", "workspace", "kind", "name", "key", "scopes", "expires", "status")

@@ -11,9 +11,10 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from relay.app import Server, open_house, open_server
+from relay.app import Server, open_server
 from relay.cli.listener import Listener
 from relay.cli.welcome import welcome
+from relay.house import open_house
 from relay.settings import Settings, SettingsError, load_settings
 from relay.settings.safety import warnings
 from relay.store.lock import AlreadyRunning

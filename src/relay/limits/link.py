@@ -1,7 +1,9 @@
 """One connection to Redis that everybody shares: calls that wait go out together, and none waits for long.
 
-Every call ends at its deadline. A connection that has failed, or kept a call waiting, is given up at
-once, with everything that waits for it; from then on calls fail immediately until a new one has been made.
+What has been sent is answered within :data:`TIMEOUT_SECONDS`. A connection that has failed, or did not answer in time, is
+given up at once, with everything that waits for it; from then on calls fail immediately until a new one has been made.
+While Redis answers but more is asked than it manages, a call fails that could not be sent within
+:data:`PATIENCE_SECONDS`.
 """
 
 import asyncio
@@ -24,7 +26,8 @@ from relay.limits.counters import CountersUnavailable
 TIMEOUT_SECONDS: Final = 0.25
 RECONNECT_SECONDS: Final = 0.5
 HEARTBEAT_SECONDS: Final = 1.0
-MAX_WAITING: Final = 10_000
+PATIENCE_SECONDS: Final = 1.0
+MAX_BATCH: Final = 256
 _LATE_SECONDS: Final = 0.02
 _PING: Final = b"*1\r\n$4\r\nPING\r\n"
 
@@ -35,7 +38,7 @@ log = logging.getLogger("relay.limits")
 class _Call:
     command: bytes
     answer: asyncio.Future[Any]
-    until: float
+    since: float
 
 
 class RedisLink:
@@ -78,14 +81,15 @@ class RedisLink:
         self._up = False
         self._drop(())
 
-    async def call(self, command: bytes, until: float) -> Any:
-        """Return Redis's answer to a packed command, given until a time of the loop's clock.
+    async def call(self, command: bytes) -> Any:
+        """Return Redis's answer to a packed command.
 
         :class:`CountersUnavailable` when there is none in time, ``ResponseError`` when it is an error.
         """
-        if not self._up or len(self._waiting) >= MAX_WAITING:
+        if not self._up:
             raise CountersUnavailable
-        call = _Call(command, asyncio.get_running_loop().create_future(), until)
+        loop = asyncio.get_running_loop()
+        call = _Call(command, loop.create_future(), loop.time())
         self._waiting.append(call)
         self._wake.set()
         return await call.answer
@@ -125,11 +129,25 @@ class RedisLink:
         while True:
             if not self._waiting:
                 await self._rest()
-            sent, self._waiting = self._waiting, deque()
+            sent = self._next()
             try:
                 await self._exchange(connection, sent)
             finally:
                 self._drop(sent)
+
+    def _next(self) -> deque[_Call]:
+        """Return what is sent now; whatever has waited too long fails instead."""
+        oldest = asyncio.get_running_loop().time() - PATIENCE_SECONDS
+        batch: deque[_Call] = deque()
+        while self._waiting and len(batch) < MAX_BATCH:
+            call = self._waiting.popleft()
+            if call.answer.done() and call.command is not _PING:
+                continue
+            if call.since < oldest:
+                call.answer.set_exception(CountersUnavailable())
+            else:
+                batch.append(call)
+        return batch
 
     async def _rest(self) -> None:
         """Return when there is something to send: after a while a question of our own, so that a loss is noticed."""
@@ -141,12 +159,11 @@ class RedisLink:
             loop = asyncio.get_running_loop()
             nobody = loop.create_future()
             nobody.cancel()
-            self._waiting.append(_Call(_PING, nobody, loop.time() + TIMEOUT_SECONDS))
+            self._waiting.append(_Call(_PING, nobody, loop.time()))
 
     async def _exchange(self, connection: AbstractConnection, sent: deque[_Call]) -> None:
-        until = sent[0].until
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await connection.send_packed_command([call.command for call in sent], check_health=False)
                 await self._read(connection, sent)
         except TimeoutError:

@@ -4,7 +4,6 @@ Keys are made of the installation's id, policies of our own and digests; the id 
 live on one node of a cluster. Every key expires by itself.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -16,7 +15,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from relay.core.clock import MICROSECONDS
 from relay.core.limit import Quota
 from relay.limits.counters import FORGIVE, LOG_MOST, LONGEST_BLOCK, CountersUnavailable, Hit, Verdict
-from relay.limits.link import TIMEOUT_SECONDS, RedisLink
+from relay.limits.link import RedisLink
 from relay.limits.rules import Rule
 
 _ALGORITHMS: Final = "algorithms"
@@ -38,15 +37,14 @@ class _Script:
 
     async def run(self, link: RedisLink, keys: Sequence[bytes], arguments: Sequence[int | bytes]) -> Any:
         rest = (len(keys), *keys, *arguments)
-        until = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
         try:
             if self._name:
                 try:
-                    return await link.call(_packed(b"EVALSHA", self._name, *rest), until)
+                    return await link.call(_packed(b"EVALSHA", self._name, *rest))
                 except NoScriptError:  # the server has been restarted, or is another one
                     self._name = b""
-            self._name = await link.call(_packed(b"SCRIPT", b"LOAD", self._text), until)
-            return await link.call(_packed(b"EVALSHA", self._name, *rest), until)
+            self._name = await link.call(_packed(b"SCRIPT", b"LOAD", self._text))
+            return await link.call(_packed(b"EVALSHA", self._name, *rest))
         except ResponseError as error:
             log.error("Redis refuses a script: %s", type(error).__name__)
             raise CountersUnavailable from None
