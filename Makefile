@@ -41,7 +41,7 @@ test-deps:
 check: $(VENV)/.dev-installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
 
-bench: $(VENV)/.test-installed
+bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(VENV)/.dev-installed
@@ -67,6 +67,11 @@ $(VENV)/.installed: $(VENV)/.made requirements/build.txt requirements/runtime.tx
 $(VENV)/.test-installed: $(VENV)/.installed requirements/test.txt
 	@echo 'installing what the tests need, a PostgreSQL server included (about 80 MB)'
 	@$(PIP) $(LOCKED) -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.bench-installed: $(VENV)/.test-installed requirements/bench.txt
+	@echo 'installing what the benchmarks compare with (about 1 MB)'
+	@$(PIP) $(LOCKED) -r requirements/bench.txt
 	@touch $@
 
 $(VENV)/.dev-installed: $(VENV)/.test-installed requirements/dev.txt

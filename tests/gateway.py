@@ -97,11 +97,14 @@ class Gateway:
         return await self.call("POST", path, json=json, **options)
 
     async def raw(self, sent: bytes, *, seconds: float = 5.0) -> bytes:
-        """Send bytes on a socket of their own and return one answer's head and body, or what came before the end."""
+        """Send bytes on a socket of their own and return one answer's head and body, or what came before the end.
+
+        ``Host: x`` stands for the gateway's own host and port.
+        """
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             async with asyncio.timeout(seconds):
-                writer.write(sent)
+                writer.write(sent.replace(b"Host: x\r\n", b"Host: 127.0.0.1:%d\r\n" % self.port))
                 await writer.drain()
                 return await _read_answer(reader)
         finally:

@@ -107,7 +107,7 @@ def caddy_command(folder: Path, ports: Ports, upstream: int, certificate: Certif
         f"http://{HOST}": f"http://{HOST}:{ports.plain}",
         "\nhttp:// {": f"\nhttp://:{ports.plain} {{",
         "# tls /etc/ssl/relay/fullchain.pem /etc/ssl/relay/privkey.pem": f"tls {certificate.cert} {certificate.key}",
-        "\tadmin off\n": f"\tadmin off\n\tdefault_bind 127.0.0.1\n\thttp_port {ports.plain}\n\thttps_port {ports.tls}\n",
+        "admin off\n": f"admin off\ndefault_bind 127.0.0.1\nhttp_port {ports.plain}\nhttps_port {ports.tls}\n",
     }
     made = folder / "Caddyfile"
     made.write_text(replaced((DEPLOY / "caddy/Caddyfile").read_text(), places))
@@ -171,14 +171,22 @@ class _Loopback(AbstractResolver):
         return None
 
 
-@asynccontextmanager
-async def proxy(kind: str, folder: Path, ports: Ports, upstream: int, certificate: Certificate) -> AsyncIterator[Proxy]:
-    """Serve ``deploy/``'s configuration of ``kind`` in front of a Relay on port ``upstream``."""
+def _spawn(kind: str, folder: Path, ports: Ports, upstream: int, certificate: Certificate) -> subprocess.Popen[bytes]:
     folder.mkdir()
     command = COMMANDS[kind](folder, ports, upstream, certificate)
     env = {"HOME": str(folder), "PATH": SYSTEM_PATH, "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with (folder / "out").open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=out)
+        return subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=out)
+
+
+def _said(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in (folder / "out", *folder.glob("*.log")))
+
+
+@asynccontextmanager
+async def proxy(kind: str, folder: Path, ports: Ports, upstream: int, certificate: Certificate) -> AsyncIterator[Proxy]:
+    """Serve ``deploy/``'s configuration of ``kind`` in front of a Relay on port ``upstream``."""
+    process = _spawn(kind, folder, ports, upstream, certificate)
     try:
         await _listening(process, ports, folder)
         yield Proxy(kind, ports, folder, certificate)
@@ -199,7 +207,7 @@ async def _listening(process: subprocess.Popen[bytes], ports: Ports, folder: Pat
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except ConnectionError:
                 running = process.poll() is None and time.monotonic() < until
-                assert running, "\n".join(path.read_text() for path in (folder / "out", *folder.glob("*.log")))
+                assert running, _said(folder)
                 await asyncio.sleep(0.02)
             else:
                 writer.close()

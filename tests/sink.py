@@ -20,7 +20,7 @@ class Sink:
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def allowed(self) -> dict[str, str]:
+    def allowed(self) -> dict[str, Any]:
         """Return the setting that opens this server to actions."""
         return {"EGRESS_ALLOW": f"127.0.0.1:{self.port}"}
 

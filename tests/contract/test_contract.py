@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay import __version__
 from relay.core.principal import SCOPES
@@ -68,9 +69,8 @@ def database_away(target: Target) -> Iterator[None]:
             yield
             holder.execute("ROLLBACK")
         return
-    info = psycopg.conninfo.conninfo_to_dict(target.conninfo)
-    name = info.pop("dbname")
-    with psycopg.connect(psycopg.conninfo.make_conninfo(**info, dbname="postgres"), autocommit=True) as admin:
+    name = conninfo_to_dict(target.conninfo)["dbname"]
+    with psycopg.connect(make_conninfo(target.conninfo, dbname="postgres"), autocommit=True) as admin:
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
         try:

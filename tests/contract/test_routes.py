@@ -356,14 +356,19 @@ async def test_an_odd_path_parameter_is_not_found(walk: Walk) -> None:
     for probe in (probe for probe in probes(walk.gateway) if probe.names):
         for odd in ODD_IDS:
             path = probe.path(dict.fromkeys(probe.names, odd))
-            await walk.ask(f"{probe.name} ({odd[:20]!r})", probe.method, path, 404, key=walk.gateway.admin)
+            about = f"{probe.name} ({odd[:20]!r})"
+            await walk.ask(about, probe.method, path, 404, key=walk.gateway.admin, json=probe.body())
 
 
 async def test_a_path_that_is_not_utf_8(walk: Walk) -> None:
     for probe in (probe for probe in probes(walk.gateway) if probe.names):
         path = probe.template.format(**dict.fromkeys(probe.names, "%FF%FE%C0%80"))
-        sent = f"{probe.method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {walk.gateway.admin}\r\n"
-        answer = await walk.gateway.raw(f"{sent}Content-Length: 0\r\n\r\n".encode())
+        body = b"" if probe.body() is None else json.dumps(probe.body()).encode()
+        head = (
+            f"{probe.method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {walk.gateway.admin}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        answer = await walk.gateway.raw(head.encode() + body)
         walk.asked += 1
         walk.check(probe.name, answer.startswith(b"HTTP/1.1 404 "), repr(answer[:100]))
 

@@ -25,7 +25,7 @@ from tests.process import DidNotStart, gateway_process
 from tests.sink import open_sink
 
 TOP = Path(__file__).parents[2]
-DEV = {"RELAY_ENV": "local", "DEV_AUTH_MODE": "true"}
+DEV: dict[str, Any] = {"RELAY_ENV": "local", "DEV_AUTH_MODE": "true"}
 PLAN = {"prompt": "test"}
 DEMO_KEYS = ["relay_sk_demo_preview_key", "relay_sk_demo", "demo", "test_key", "admin"]
 

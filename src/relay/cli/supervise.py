@@ -1,6 +1,7 @@
 """Several server processes on one socket, and one that restarts when the code changes."""
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -21,7 +22,7 @@ _SPAWN: Final = multiprocessing.get_context("spawn")
 def run_many(overrides: Mapping[str, str], listener: Listener, workers: int, grace: int) -> int:
     """Run ``workers`` processes, replacing those that die, until told to stop; return the exit status.
 
-    A process that ends within its first second refused to start: then all stop with status 1.
+    A process that ends with status 1 within its first ten seconds refused to start: then all stop with status 1.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,7 +52,20 @@ def _start(overrides: Mapping[str, str], listener: Listener) -> BaseProcess:
 
 
 def _child(overrides: dict[str, str], listener: Listener) -> None:
+    _end_with_parent()
     raise SystemExit(run_one(overrides, listener))
+
+
+def _end_with_parent() -> None:
+    """Stop this process in good order once the one that started it is gone: nobody else would stop or replace it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="relay-parent", daemon=True).start()
 
 
 def _stop(processes: list[BaseProcess], grace: int) -> None:

@@ -66,9 +66,10 @@ class Envelopes:
     def seal(self, plaintext: bytes, *, workspace: str, purpose: str, record: str) -> bytes:
         """Return the envelope of ``plaintext`` for one place: 93 bytes longer, different at each call."""
         place = _place(workspace, purpose, record)
-        data_key, nonces = os.urandom(_KEY_BYTES), os.urandom(2 * _NONCE)
-        head = self._seal_key(data_key, nonces[:_NONCE], place)
-        return head + nonces[_NONCE:] + AESGCM(data_key).encrypt(nonces[_NONCE:], plaintext, b"data" + place)
+        fresh = os.urandom(_KEY_BYTES + 2 * _NONCE)
+        data_key, nonce = fresh[:_KEY_BYTES], fresh[_KEY_BYTES + _NONCE :]
+        head = self._seal_key(data_key, fresh[_KEY_BYTES : _KEY_BYTES + _NONCE], place)
+        return head + nonce + AESGCM(data_key).encrypt(nonce, plaintext, b"data" + place)
 
     def open(self, blob: bytes, *, workspace: str, purpose: str, record: str) -> bytes:
         """Return the plaintext; :class:`EnvelopeError` unless ``blob`` was sealed for this very place, unchanged."""
@@ -107,8 +108,12 @@ def sealed_with(blob: bytes) -> str:
 
 def _place(workspace: str, purpose: str, record: str) -> bytes:
     # Lengths in front make the encoding unambiguous: ("a", "bc") and ("ab", "c") must not be the same place.
-    parts = [part.encode() for part in (workspace, purpose, record)]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return _sized(workspace) + _sized(purpose) + _sized(record)
+
+
+def _sized(text: str) -> bytes:
+    part = text.encode()
+    return len(part).to_bytes(4, "big") + part
 
 
 def _opened(key: AESGCM, nonce: bytes, sealed: bytes, place: bytes) -> bytes:

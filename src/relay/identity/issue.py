@@ -67,8 +67,8 @@ class Issuer:
         """Make a key and return its record and its text, which is kept nowhere.
 
         ``scopes`` are names of scopes or bundles. ``allowed_networks`` are those that the key may be used from: by
-        default its maker's, beyond which it cannot go, or any. Refused as :mod:`relay.identity.rules` says, and with 401
-        when the maker's own key has ended meanwhile. A workspace that does not exist yet is made.
+        default its maker's, beyond which it cannot go, or any. Refused as :mod:`relay.identity.rules` says, and with
+        401 when the maker's own key has ended meanwhile. A workspace that does not exist yet is made.
         """
         granted = rules.checked_scopes(scopes)
         rules.require_may_make(maker, workspace, kind, granted)

@@ -7,6 +7,7 @@ live on one node of a cluster. Every key expires by itself.
 import logging
 from collections.abc import Callable, Sequence
 from importlib import resources
+from time import monotonic
 from typing import Any, Final
 
 import hiredis
@@ -19,6 +20,7 @@ from relay.limits.link import RedisLink
 from relay.limits.rules import Rule
 
 _ALGORITHMS: Final = "algorithms"
+_SAY_SECONDS: Final = 60.0
 
 log = logging.getLogger("relay.limits")
 
@@ -34,6 +36,7 @@ class _Script:
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._name: bytes = b""
+        self._quiet_until = 0.0
 
     async def run(self, link: RedisLink, keys: Sequence[bytes], arguments: Sequence[int | bytes]) -> Any:
         rest = (len(keys), *keys, *arguments)
@@ -46,8 +49,14 @@ class _Script:
             self._name = await link.call(_packed(b"SCRIPT", b"LOAD", self._text))
             return await link.call(_packed(b"EVALSHA", self._name, *rest))
         except ResponseError as error:
-            log.error("Redis refuses a script: %s", type(error).__name__)
+            self._complain(error)
             raise CountersUnavailable from None
+
+    def _complain(self, error: ResponseError) -> None:
+        """Say what Redis refuses (it is full, or read only), now and then."""
+        if monotonic() >= self._quiet_until:
+            self._quiet_until = monotonic() + _SAY_SECONDS
+            log.error("Redis refuses a script: %s", str(error).partition(" ")[0])
 
 
 def script_text(name: str) -> str:

@@ -7,6 +7,7 @@ finds out at its own COMMIT.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,9 @@ from relay.store.writer import BrokenBatch, Finish, StoreUnavailable, Tx, Writer
 
 CONNECT_SECONDS: Final = 3
 _RESOLVE_ATTEMPTS: Final = 3
+_ROWS_AT_ONCE: Final = 500  # a statement has at most 65,535 parameters
+_INSERT: Final = re.compile(r"(?P<into>INSERT INTO .* VALUES )(?P<values>\(.*\))")
+_PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 _SESSION: Final = (
     "SET synchronous_commit = on",
     "SET idle_in_transaction_session_timeout = '2s'",
@@ -44,9 +48,21 @@ class PostgresTx(Tx):
         return self._cursor.execute(compiled.text, compiled.bound(params), prepare=True).rowcount
 
     def many(self, query: Query, rows: Sequence[dict[str, Any]]) -> None:
+        # Not psycopg's executemany, which is a pipeline: a process that froze in the middle of it would keep the head's
+        # lock for ever, since the server calls nobody idle before the pipeline's end.
         self.writes += 1
         compiled = query.postgres
-        self._cursor.executemany(compiled.text, [compiled.bound(row) for row in rows])
+        insert = _INSERT.fullmatch(compiled.text)
+        if insert is None:
+            for row in rows:
+                self._cursor.execute(compiled.text, compiled.bound(row), prepare=True)
+            return
+        names, values = _PARAMETER.findall(insert["values"]), _PARAMETER.sub("%s", insert["values"])
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            some = [compiled.bound(row) for row in rows[start : start + _ROWS_AT_ONCE]]
+            self._cursor.execute(
+                insert["into"] + ", ".join([values] * len(some)), [row[name] for row in some for name in names]
+            )
 
     def one(self, query: Query, **params: Any) -> tuple[Any, ...] | None:
         compiled = query.postgres

@@ -103,8 +103,8 @@ class Writer(ABC):
         """Run ``unit`` and return its result once it is durable.
 
         ``outcome`` units may use the room that is kept for them, so that a crowd of new requests cannot keep
-        the end of a running attempt from being written. :class:`StoreUnavailable` when the queue is full, the
-        writer has stopped or the database refuses.
+        the end of a running attempt from being written, and they are written even if the caller is cancelled.
+        :class:`StoreUnavailable` when the queue is full, the writer has stopped or the database refuses.
         """
         room = MAX_WAITING + (RESERVED_FOR_OUTCOMES if outcome else 0)
         if self._closing or self._task is None or len(self._queue) >= room:
@@ -112,7 +112,7 @@ class Writer(ABC):
         waiting = _Waiting(unit, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._wake.set()
-        result: T = await waiting.future
+        result: T = await (asyncio.shield(waiting.future) if outcome else waiting.future)
         return result
 
     async def _drain(self) -> None:

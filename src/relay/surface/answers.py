@@ -9,6 +9,7 @@ from starlette.types import Send
 
 from relay.core.limit import Quota
 from relay.core.problem import Problem
+from relay.crypto.api_key import API_KEY_PATTERN
 from relay.limits.headers import quota_headers
 
 Header = tuple[bytes, bytes]
@@ -55,7 +56,8 @@ async def send_json(
 
 
 async def send_problem(send: Send, problem: Problem, instance: str, request_id: str) -> None:
-    """Send a problem document with the headers that the problem asks for."""
+    """Send a problem document with the headers that the problem asks for; a key in the path is not repeated."""
+    instance = API_KEY_PATTERN.sub("relay_sk_***", instance)
     body = json.dumps(problem.document(instance, request_id), ensure_ascii=False, separators=(",", ":")).encode()
     await send_json(send, problem.status, body, PROBLEM_TYPE, raw_headers(problem.headers))
 

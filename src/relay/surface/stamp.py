@@ -81,20 +81,14 @@ class Stamp:
         try:
             own = await self._own_answer(scope, facts)
             if own is not None:
-                # Past the stamp, which the application cannot reach: it was not asked, and there is no body.
-                headers = document_headers(own.headers, request_id, base, facts.quotas)
-                await send({"type": "http.response.start", "status": own.status, "headers": headers})
-                await send({"type": "http.response.body", "body": b""})
+                # Past the stamp, by a way that the application does not have: it is not asked, and there is no body.
+                await _send_empty(send, own, document_headers(own.headers, request_id, base, facts.quotas))
                 return
             await self._app(scope, receive, stamped)
             if not started:
                 raise Unstamped(f"{scope['method']} was not answered")
         except Exception as error:  # the last line of defence: whatever it is, the caller gets a problem
-            problem = problem_of(error)
-            if isinstance(problem, Limited):
-                problem.postpone(wait_of(facts.quotas))
-            if problem.status >= 500 and not isinstance(error, Unavailable):  # whatever is away says so itself, once
-                log_failure(facts, scope, error)
+            problem = _reported(error, scope, facts)
             if started:
                 raise ConnectionAbortedError("the answer had begun") from None
             await send_problem(stamped, problem, scope["path"], facts.request_id)
@@ -126,7 +120,7 @@ def _reported(error: Exception, scope: Scope, facts: RequestFacts) -> Problem:
     problem = problem_of(error)
     if isinstance(problem, Limited):
         problem.postpone(wait_of(facts.quotas))
-    if problem.status >= 500:
+    if problem.status >= 500 and not isinstance(error, Unavailable):  # whatever is away says so itself, once
         log_failure(facts, scope, error)
     return problem
 
