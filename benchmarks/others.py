@@ -37,7 +37,7 @@ def with_limits(storage: str) -> FastAPI:
     """Return the endpoint behind three limits of limits, called as its documentation shows."""
     app = FastAPI()
     options = {"implementation": "redispy"} if storage.startswith("redis") else {}
-    limiter = FixedWindowRateLimiter(storage_from_string(f"async+{storage}", **options))  # type: ignore[arg-type]
+    limiter = FixedWindowRateLimiter(storage_from_string(f"async+{storage}", **options))
     items = [kind(MOST) for kind in (RateLimitItemPerSecond, RateLimitItemPerMinute, RateLimitItemPerHour)]
 
     async def check(request: Request) -> None:

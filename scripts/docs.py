@@ -1,7 +1,8 @@
 """The parts of the documentation that are made from the code: ``python -m scripts.docs`` writes them.
 
 ``docs/configuration.md`` and ``docs/commands.md`` are whole pages; in ``docs/actions.md`` and ``docs/limits.md`` each
-part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares what stands there with what this module says.
+part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares what stands there with what
+this module says.
 """
 
 import re

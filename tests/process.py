@@ -1,4 +1,4 @@
-"""A real gateway in a process of its own: `python -m relay serve` with a bare environment, to start, kill and restart."""
+"""A real gateway in a process of its own: `python -m relay serve` in a bare environment, to start, kill, restart."""
 
 import asyncio
 import json
@@ -44,13 +44,24 @@ class DidNotStart(Exception):
 
 
 class GatewayProcess:
-    """`relay serve` on a free port, and commands beside it. Each start writes its output to files of its own."""
+    """`relay serve` on a free port, and commands beside it. Each start writes its output to files of its own.
 
-    def __init__(self, home: Path, *, env: Mapping[str, str] | None = None, args: tuple[str, ...] = ()) -> None:
+    ``under`` is a command that runs the server's.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        args: tuple[str, ...] = (),
+        under: tuple[str, ...] = (),
+    ) -> None:
         self.home = home
         self.data = home / "data"
         self.env = bare_environment(home, **(env or {}))
         self.args = args
+        self.under = under
         self.url = ""
         self.port = 0
         self.first_key: str | None = None
@@ -77,7 +88,8 @@ class GatewayProcess:
         """Begin to start, without waiting."""
         assert self._process is None, "it runs already"
         self._starts += 1
-        command = [sys.executable, "-m", "relay", "serve", "--data-dir", str(self.data), "--port", "0", *self.args]
+        serve = [sys.executable, "-m", "relay", "serve", "--data-dir", str(self.data), "--port", "0"]
+        command = [*self.under, *serve, *self.args]
         with (
             (self.home / f"serve-{self._starts}.out").open("wb") as out,
             (self.home / f"serve-{self._starts}.err").open("wb") as err,
@@ -162,11 +174,16 @@ class GatewayProcess:
 
 @asynccontextmanager
 async def gateway_process(
-    home: Path, *, env: Mapping[str, str] | None = None, args: tuple[str, ...] = (), start: bool = True
+    home: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    args: tuple[str, ...] = (),
+    under: tuple[str, ...] = (),
+    start: bool = True,
 ) -> AsyncIterator[GatewayProcess]:
     """Run a gateway in ``home``; whatever is left of it is killed at the end."""
     home.mkdir(parents=True, exist_ok=True)
-    process = GatewayProcess(home, env=env, args=args)
+    process = GatewayProcess(home, env=env, args=args, under=under)
     try:
         yield await process.start() if start else process
     finally:
@@ -202,7 +219,7 @@ class Client:
         await self._session.close()
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """Send a request and return the answer; aiohttp.ClientError when none came. ``idempotency_key=`` is a header."""
+        """Send a request and return the answer; aiohttp.ClientError when none came. Keywords are headers."""
         assert self._session is not None
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self._key is not None:

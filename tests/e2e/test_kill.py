@@ -188,7 +188,7 @@ async def check_restart(load: Load, query: Query, born: int) -> None:
         return query(f"SELECT count(*) FROM attempts WHERE status = 'running' AND created_at < {born}") == [(0,)]
 
     await eventually(nothing_left, 12)
-    kept = dict(query("SELECT id, status FROM attempts"))
+    kept: dict[str, str] = dict(query("SELECT id, status FROM attempts"))
     for order in load.orders:
         for answer in order.answers[-1:]:
             if order.kind != "run":
@@ -235,8 +235,11 @@ async def test_ten_kills_on_postgresql(tmp_path: Path, postgres_target: Target) 
             return admin.execute(sql.encode()).fetchall()
 
         def lapse() -> None:
-            """Let the dead process's leases be over now; they might be a live sibling's, so a start leaves them alone."""
-            gone = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'relay-%' AND datname = current_database()"
+            """Let the dead process's leases be over now; a start leaves them alone, as they may be a sibling's."""
+            gone = (
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name LIKE 'relay-%' AND datname = current_database()"
+            )
             until = time.monotonic() + 10
             while query(gone) != [(0,)]:
                 assert time.monotonic() < until, "the dead process's sessions stay"

@@ -191,7 +191,7 @@ async def test_a_first_start_is_quick_and_private(tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o077 == 0, path
         with closing(sqlite3.connect(gateway.data / "relay.db")) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert gateway.first_key not in gateway.log
+        assert gateway.first_key is not None and gateway.first_key not in gateway.log
         command_line = Path(f"/proc/{gateway.pid}/cmdline").read_text()
         assert "relay_sk_" not in command_line
 

@@ -22,7 +22,7 @@ import pytest
 import pytest_asyncio
 
 from relay.settings import load_settings
-from tests.outside import HttpServer, http_server, make_certificate, read_request
+from tests.outside import OK, HttpServer, http_server, make_certificate, read_request
 from tests.process import GatewayProcess, eventually, gateway_process
 from tests.proxies import COMMANDS, DEPLOY, HOST, Ports, Proxy, proxy
 
@@ -202,6 +202,28 @@ async def test_relay_sees_the_caller_and_not_what_she_says_she_is(behind: Front)
         assert await _recorded_client(session, behind.proxy.url, "spoofed", **SPOOFED) == CALLER
         loopback = {name: value.replace("203.0.113.7", "127.0.0.1") for name, value in SPOOFED.items()}
         assert await _recorded_client(session, behind.proxy.url, "as the proxy", **loopback) == CALLER
+
+
+async def test_what_callers_say_about_themselves_does_not_even_reach_relay(kind: str, tmp_path: Path) -> None:
+    ports, certificate = Ports.free(), make_certificate(tmp_path, names=(HOST,))
+    async with (
+        http_server(OK) as upstream,
+        proxy(kind, tmp_path / kind, ports, upstream.port, certificate) as running,
+        running.session(address=CALLER) as session,
+    ):
+        headers = [*SPOOFED.items(), *SPOOFED.items(), ("Expect", "100-continue"), ("Connection", "X-Forwarded-For")]
+        async with session.post(f"{running.url}/x?y=1", data=b"{}", headers=headers) as answer:
+            assert answer.status == 200
+    [sent] = upstream.requests
+    first, *lines = sent.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    assert first == "POST /x?y=1 HTTP/1.1"
+    names = [line.partition(":")[0].lower() for line in lines]
+    got = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines}
+    assert len(names) == len(got), f"a header stands there twice: {lines}"
+    assert (got["x-forwarded-for"], got["x-forwarded-proto"], got["host"]) == (CALLER, "https", running.authority)
+    assert got.get("x-forwarded-host", running.authority) == running.authority
+    assert not {"forwarded", "x-real-ip", "x-forwarded-port", "expect"} & set(names)
+    assert "203.0.113.7" not in sent.decode() and "evil.example" not in sent.decode()
 
 
 async def test_http_2_is_the_same(behind: Front, debian: Callable[[str, str], None], tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ class TestVerifier:
             nonlocal running
             running += 1
             await asyncio.sleep(0.05)
-            return await real(*args, **kwargs)  # type: ignore[arg-type]
+            return await real(*args, **kwargs)
 
         real = verify_module.verify_log
         monkeypatch.setattr(verify_module, "verify_log", counted)
@@ -222,7 +222,7 @@ class TestVerifier:
 
         async def slow(*args: object, **kwargs: object) -> Verification:
             await go.wait()
-            return await real(*args, **kwargs)  # type: ignore[arg-type]
+            return await real(*args, **kwargs)
 
         real = verify_module.verify_log
         monkeypatch.setattr(verify_module, "verify_log", slow)

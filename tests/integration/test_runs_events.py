@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 import relay.runs.stream as stream_module
+from relay.identity.operator import operator
 from relay.runs.stream import sequence_of
 from relay.store.target import Target
 from tests.runs_world import RunsHouse, runs_house, said, served
@@ -167,6 +168,25 @@ async def test_revoking_the_key_ends_its_streams_within_seconds(target: Target) 
             assert time.monotonic() - began < 4
         assert (events[-1].kind, events[-1].data) == ("end", {"reason": "credential_revoked"})
         go_on.set()
+
+
+async def test_a_stream_to_an_address_that_is_allowed_no_more_ends_within_seconds(target: Target) -> None:
+    async with runs_house(target) as house, door(house) as http:
+        who, key = await house.key()
+        begun, go_on = house.world.hold("one")
+        run_id = await house.start_run(who, said("one"))
+        await begun.wait()
+        async with http.watch(run_id, key) as watcher:
+            reading = asyncio.create_task(watcher.rest())
+            await asyncio.sleep(0.1)
+            assert not reading.done()
+            await house.api_keys.restrict_key(
+                operator(), who.id, ["192.0.2.1"], address=None, request_id="req_test_restrict"
+            )
+            events = await reading
+        assert (events[-1].kind, events[-1].data) == ("end", {"reason": "address_not_allowed"})
+        go_on.set()
+        assert (await house.until(who, run_id, "succeeded", "failed")).run.status == "succeeded"
 
 
 async def test_streams_are_capped_and_a_closed_one_makes_room(sqlite_target: Target) -> None:

@@ -106,7 +106,7 @@ def test_without_an_address_of_its_own_only_the_public_url_counts() -> None:
 
 
 def edge(trusted: str = "10.0.0.0/8", header: str = "x-forwarded-for") -> Edge:
-    return Edge(trust=ProxyTrust(networks(trusted), header), public_url=URL, bind="0.0.0.0")  # type: ignore[arg-type]
+    return Edge(trust=ProxyTrust(networks(trusted), header), public_url=URL, bind="0.0.0.0")
 
 
 def outcome(

@@ -29,4 +29,4 @@ def test_near_cursors_are_refused(text: str) -> None:
 @pytest.mark.parametrize("name", ["tag", "principal", "action", "outcome", "q"])
 def test_a_filter_is_one_printable_line(name: str, text: str) -> None:
     with pytest.raises(ValueError):
-        Filters(**{name: text})  # type: ignore[arg-type]
+        Filters(**{name: text})

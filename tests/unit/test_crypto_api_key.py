@@ -41,7 +41,7 @@ def test_keys_use_the_whole_width() -> None:
 
 def test_an_unknown_environment_is_refused() -> None:
     with pytest.raises(ValueError):
-        new_api_key("prod")  # type: ignore[arg-type]
+        new_api_key("prod")
 
 
 @given(ENVS, st.integers(0, 57), st.characters())

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from starlette.responses import Response
 
 from relay.catalog import CatalogError, Connector, Rendering
 from relay.connectors import echo, email, http, webhook
@@ -102,7 +103,7 @@ def test_a_route_that_names_what_is_no_rule_cannot_be_served(limits: tuple[str, 
     routes = Routes()
 
     @routes.get("/things", access=Access("public", frozenset(), limits, "api:test:read"))
-    async def things(call: Call) -> None: ...  # type: ignore[type-var]
+    async def things(call: Call) -> Response: ...  # type: ignore[empty-body]
 
     def build() -> None:
         build_application(

@@ -12,6 +12,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from relay.app import Server, open_server
+from relay.cli.descriptors import make_room
 from relay.cli.listener import Listener
 from relay.cli.welcome import welcome
 from relay.house import open_house
@@ -59,7 +60,8 @@ async def _serve(settings: Settings, listener: Listener) -> int:
     host, port = listener.getsockname()[:2]
     async with open_house(settings) as house, open_server(house, listen=(host, port)) as server:
         config = uvicorn_config(server.asgi, settings)
-        for sentence in warnings(settings):
+        crowded = make_room(settings.max_connections)
+        for sentence in [*warnings(settings), *([crowded] if crowded else [])]:
             typer.echo(f"warning: {sentence}", err=True)
         await _Uvicorn(config, server, lambda: welcome(settings, server.first_key, host, port)).serve([listener])
     return 0

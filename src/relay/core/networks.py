@@ -37,7 +37,8 @@ def _address_of(text: str) -> Address | None:
 def network_of(text: str) -> Network:
     """Return a network in CIDR form; a bare address stands for itself.
 
-    ValueError, which never quotes, for another text. Bits beyond the prefix are refused rather than dropped: whoever wrote them meant another network.
+    ValueError, which never quotes, for another text. Bits beyond the prefix are refused rather than dropped: whoever
+    wrote them meant another network.
     """
     if not text.isascii() or len(text) > MAX_NETWORK_TEXT or "%" in text:
         raise ValueError("must be an address or a network like 203.0.113.0/24 or 2001:db8::/32")

@@ -78,8 +78,8 @@ class Performer:
 
         Raises a problem when it is refused before an attempt exists: 401 (the credential has died), 403, 404 or 410
         (the preview), 409 (the idempotency key), 422, 429 (the action's limits), 503. An attempt that fails, or whose
-        outcome cannot be known, is returned as a state, not raised. Called again for the same idempotency key or the same step of a run it
-        returns the state of the attempt that exists and runs nothing.
+        outcome cannot be known, is returned as a state, not raised. Called again for the same idempotency key or the
+        same step of a run it returns the state of the attempt that exists and runs nothing.
         """
         await self._require_alive(principal)
         remembered = await self._remembered(principal, ask)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from relay.core.clock import MICROSECONDS, now
-from relay.core.limit import Limit, Quota
+from relay.core.limit import Quota
 
 Header = tuple[bytes, bytes]
 
@@ -20,15 +20,21 @@ def quota_headers(quotas: Sequence[Quota], retry_after: int | None = None) -> li
     """
     if not quotas:
         return []
-    items = []
-    for policy, _, remaining, reset, _ in quotas:
+    policies, items = [], []
+    tightest = quotas[0]
+    for quota in quotas:
+        policy, limit, remaining, reset, wait = quota
+        if remaining < tightest[2] or (remaining == tightest[2] and wait > tightest[4]):
+            tightest = quota
         left = -(-reset // MICROSECONDS)
         if retry_after is not None and left > retry_after:
             left = retry_after
-        items.append(b'"%b";r=%d;t=%d' % (policy.encode(), remaining, left))
-    _, limit, remaining, reset, _ = min(quotas, key=_room)
+        described, item = _parts(policy, limit.count, limit.seconds)
+        policies.append(described)
+        items.append(item % (remaining, left))
+    _, limit, remaining, reset, _ = tightest
     return [
-        (b"ratelimit-policy", _policies(tuple([(policy, limit) for policy, limit, _, _, _ in quotas]))),
+        (b"ratelimit-policy", b", ".join(policies)),
         (b"ratelimit", b", ".join(items)),
         (b"x-ratelimit-limit", b"%d" % limit.count),
         (b"x-ratelimit-remaining", b"%d" % remaining),
@@ -41,10 +47,7 @@ def wait_of(quotas: Sequence[Quota]) -> int:
     return -(-max((quota.wait for quota in quotas), default=0) // MICROSECONDS)
 
 
-def _room(quota: Quota) -> tuple[int, int]:
-    return quota.remaining, -quota.wait
-
-
 @lru_cache(maxsize=1024)
-def _policies(policies: tuple[tuple[str, Limit], ...]) -> bytes:
-    return ", ".join(f'"{policy}";q={limit.count};w={limit.seconds}' for policy, limit in policies).encode()
+def _parts(policy: str, count: int, seconds: int) -> tuple[bytes, bytes]:
+    """Return a policy as it is described, and a format for what is left of it."""
+    return f'"{policy}";q={count};w={seconds}'.encode(), f'"{policy}";r=%d;t=%d'.encode()

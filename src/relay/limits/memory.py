@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from time import monotonic_ns
-from typing import Final, Protocol
+from typing import Final
 
 from relay.core.clock import MICROSECONDS
 from relay.core.limit import Quota
@@ -32,13 +32,6 @@ def monotonic() -> int:
     return monotonic_ns() // 1_000
 
 
-class _Table(Protocol):
-    def wait(self, subject: bytes, now: int) -> int: ...
-    def add(self, subject: bytes, now: int) -> None: ...
-    def remove(self, subject: bytes, at: int, now: int) -> None: ...
-    def quota(self, subject: bytes, now: int) -> Quota: ...
-
-
 class _LogTable:
     """The moving log: the times of the hits that still count, oldest first; subjects by their last hit."""
 
@@ -55,49 +48,51 @@ class _LogTable:
     def __len__(self) -> int:
         return len(self._logs)
 
-    def wait(self, subject: bytes, now: int) -> int:
-        log = self._current(subject, now)
-        return 0 if log is None or len(log) < self._count else log[-self._count] + self._window - now
+    def full(self, subject: bytes, now: int) -> bool:
+        log = self._logs.get(subject)
+        if log is None:
+            log = self._logs.get(self._place(subject, now))
+        if not log:
+            return False
+        if log[0] <= (floor := now - self._window):
+            del log[: bisect_right(log, floor)]
+        return len(log) >= self._count
 
-    def add(self, subject: bytes, now: int) -> None:
+    def quota(self, subject: bytes, now: int) -> Quota:
+        self.full(subject, now)
+        log, window = self._logs.get(self._place(subject, now)), self._window
+        if not log:
+            return Quota(self._policy, self._limit, self._count, 0, 0)
+        left = self._count - len(log)
+        if left > 0:
+            return Quota(self._policy, self._limit, left, log[0] + window - now, 0)
+        return Quota(self._policy, self._limit, 0, log[0] + window - now, log[-self._count] + window - now)
+
+    def add(self, subject: bytes, now: int) -> Quota:
+        """Count a hit for which :meth:`full` has just found room."""
         logs = self._logs
         log = logs.get(subject)
         if log is None:
             subject = self._place(subject, now)
             log = logs.get(subject)
         if log is None:
-            logs[subject] = array("q", (now,))
+            log = logs[subject] = array("q", (now,))
         else:
             log.append(now)
             logs.move_to_end(subject)
+        left, reset = self._count - len(log), log[0] + self._window - now
+        return Quota(self._policy, self._limit, left, reset, 0 if left else reset)
 
     def remove(self, subject: bytes, at: int, now: int) -> None:
-        log = self._current(subject, now)
+        log = self._logs.get(self._place(subject, now))
         if log is not None and at in log:
             log.remove(at)
 
-    def quota(self, subject: bytes, now: int) -> Quota:
-        log = self._current(subject, now)
-        if not log:
-            return Quota(self._policy, self._limit, self._count, 0, 0)
-        left = self._count - len(log)
-        reset = log[0] + self._window - now
-        if left > 0:
-            return Quota(self._policy, self._limit, left, reset, 0)
-        return Quota(self._policy, self._limit, 0, reset, log[-self._count] + self._window - now)
-
-    def _current(self, subject: bytes, now: int) -> "array[int] | None":
-        """Return the log that counts for a subject without what has expired; None when there is none."""
-        log = self._logs.get(subject)
-        if log is None:
-            log = self._logs.get(self._place(subject, now))
-        if log and log[0] <= (floor := now - self._window):
-            del log[: bisect_right(log, floor)]
-        return log
-
     def _place(self, subject: bytes, now: int) -> bytes:
-        """Return under which name a newcomer is counted: its own, or that of all who came too late."""
+        """Return under which name a subject is counted: its own, or for newcomers to a full table that of all these."""
         logs, floor = self._logs, now - self._window
+        if subject in logs:
+            return subject
         for _ in range(_EVICTED_AT_ONCE):
             oldest = next(iter(logs), None)
             if oldest is None or ((log := logs[oldest]) and log[-1] > floor):
@@ -109,41 +104,53 @@ class _LogTable:
 class _CellTable:
     """GCRA: for each subject the theoretical arrival time of its next hit."""
 
-    __slots__ = ("_count", "_interval", "_limit", "_most", "_policy", "_times")
+    __slots__ = ("_count", "_interval", "_limit", "_most", "_policy", "_slack", "_times")
 
     def __init__(self, rule: Rule, most: int) -> None:
         self._policy = rule.policy
         self._limit = rule.limit
         self._count = rule.limit.count
         self._interval = interval(rule)
+        self._slack = self._interval * (self._count - 1)
         self._most = most
         self._times: OrderedDict[bytes, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._times)
 
-    def wait(self, subject: bytes, now: int) -> int:
-        return max(0, self._debt(subject, now) - self._interval * (self._count - 1))
+    def full(self, subject: bytes, now: int) -> bool:
+        arrival = self._times.get(subject)
+        if arrival is None:
+            arrival = self._times.get(self._place(subject, now), now)
+        return arrival - now > self._slack
 
-    def add(self, subject: bytes, now: int) -> None:
-        place = self._place(subject, now)
-        self._times[place] = max(self._times.get(place, now), now) + self._interval
-        self._times.move_to_end(place)
+    def quota(self, subject: bytes, now: int) -> Quota:
+        return self._quota(self._times.get(self._place(subject, now), now) - now)
+
+    def add(self, subject: bytes, now: int) -> Quota:
+        """Count a hit for which :meth:`full` has just found room."""
+        times = self._times
+        arrival = times.get(subject)
+        if arrival is None:
+            subject = self._place(subject, now)
+            arrival = times.get(subject, now)
+        times[subject] = arrival = (arrival if arrival > now else now) + self._interval
+        times.move_to_end(subject)
+        return self._quota(arrival - now)
 
     def remove(self, subject: bytes, at: int, now: int) -> None:
         place = self._place(subject, now)
         if self._times.get(place, 0) > now:
             self._times[place] -= self._interval
 
-    def quota(self, subject: bytes, now: int) -> Quota:
-        debt = self._debt(subject, now)
+    def _quota(self, debt: int) -> Quota:
+        if debt <= 0:
+            return Quota(self._policy, self._limit, self._count, 0, 0)
         out = -(-debt // self._interval)
-        reset = debt - (out - 1) * self._interval if out else 0
-        left = max(0, self._count - out)
-        return Quota(self._policy, self._limit, left, reset, 0 if left else self.wait(subject, now))
-
-    def _debt(self, subject: bytes, now: int) -> int:
-        return max(self._times.get(self._place(subject, now), 0) - now, 0)
+        reset = debt - (out - 1) * self._interval
+        if out < self._count:
+            return Quota(self._policy, self._limit, self._count - out, reset, 0)
+        return Quota(self._policy, self._limit, 0, reset, debt - self._slack)
 
     def _place(self, subject: bytes, now: int) -> bytes:
         times = self._times
@@ -194,17 +201,11 @@ class MemoryCounters:
 
     async def take(self, hits: Sequence[Hit]) -> Verdict:
         """Count every hit when all of them are allowed, else none."""
-        now = self._clock()
-        tables = [self._table(rule) for rule, _ in hits]
-        allowed = True
-        for table, hit in zip(tables, hits, strict=True):
-            if table.wait(hit.subject, now):
-                allowed = False
-        if allowed:
-            for table, hit in zip(tables, hits, strict=True):
-                table.add(hit.subject, now)
-        quotas = [table.quota(hit.subject, now) for table, hit in zip(tables, hits, strict=True)]
-        return Verdict(allowed, tuple(quotas), now)
+        now, tables = self._clock(), self._tables
+        for rule, subject in hits:
+            if (tables.get(rule.policy) or self._table(rule)).full(subject, now):
+                return Verdict(False, tuple([self._table(rule).quota(subject, now) for rule, subject in hits]), now)
+        return Verdict(True, tuple([tables[rule.policy].add(subject, now) for rule, subject in hits]), now)
 
     async def give_back(self, hits: Sequence[Hit], at: int) -> None:
         """Forget hits that were counted at that time."""
@@ -221,7 +222,7 @@ class MemoryCounters:
             blocks = self._blocks[hit.rule.policy] = _Blocks(hit.rule, self._most)
         if left := blocks.left(hit.subject, now):
             return left
-        if table.wait(hit.subject, now):
+        if table.full(hit.subject, now):
             return blocks.block(hit.subject, now)
         table.add(hit.subject, now)
         return 0
@@ -230,7 +231,7 @@ class MemoryCounters:
         """Return how many subjects are held, over all rules."""
         return sum(len(table) for table in self._tables.values())
 
-    def _table(self, rule: Rule) -> _Table:
+    def _table(self, rule: Rule) -> _LogTable | _CellTable:
         table = self._tables.get(rule.policy)
         if table is None:
             kind = _LogTable if rule.limit.count <= LOG_MOST else _CellTable
