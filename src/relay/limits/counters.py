@@ -6,7 +6,6 @@ that begins with a full quota up to twice as many.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from relay.core.clock import MICROSECONDS
@@ -32,8 +31,7 @@ class Hit(NamedTuple):
     subject: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What one stage says. ``quotas`` stand as they are after it, in the order of the hits.
 
     ``at`` is the counters' own time of the hits, by which they can be given back.

@@ -20,22 +20,21 @@ def quota_headers(quotas: Sequence[Quota], retry_after: int | None = None) -> li
     """
     if not quotas:
         return []
-    policies, items = [], []
+    numbers: list[int] = []
     tightest = quotas[0]
     for quota in quotas:
-        policy, limit, remaining, reset, wait = quota
+        _, _, remaining, reset, wait = quota
         if remaining < tightest[2] or (remaining == tightest[2] and wait > tightest[4]):
             tightest = quota
         left = -(-reset // MICROSECONDS)
         if retry_after is not None and left > retry_after:
             left = retry_after
-        described, item = _parts(policy, limit.count, limit.seconds)
-        policies.append(described)
-        items.append(item % (remaining, left))
+        numbers += (remaining, left)
+    policies, form = _described(tuple([(policy, limit.count, limit.seconds) for policy, limit, _, _, _ in quotas]))
     _, limit, remaining, reset, _ = tightest
     return [
-        (b"ratelimit-policy", b", ".join(policies)),
-        (b"ratelimit", b", ".join(items)),
+        (b"ratelimit-policy", policies),
+        (b"ratelimit", form % tuple(numbers)),
         (b"x-ratelimit-limit", b"%d" % limit.count),
         (b"x-ratelimit-remaining", b"%d" % remaining),
         (b"x-ratelimit-reset", b"%d" % -(-(now() + reset) // MICROSECONDS)),
@@ -48,6 +47,7 @@ def wait_of(quotas: Sequence[Quota]) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _parts(policy: str, count: int, seconds: int) -> tuple[bytes, bytes]:
-    """Return a policy as it is described, and a format for what is left of it."""
-    return f'"{policy}";q={count};w={seconds}'.encode(), f'"{policy}";r=%d;t=%d'.encode()
+def _described(policies: tuple[tuple[str, int, int], ...]) -> tuple[bytes, bytes]:
+    """Return policies as they are described, and a format for what is left of each."""
+    described = ", ".join(f'"{policy}";q={count};w={seconds}' for policy, count, seconds in policies)
+    return described.encode(), ", ".join(f'"{policy}";r=%d;t=%d' for policy, _, _ in policies).encode()

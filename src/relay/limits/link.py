@@ -1,7 +1,8 @@
 """One connection to Redis that everybody shares: calls that wait go out together, and none waits for long.
 
-What has been sent is answered within :data:`TIMEOUT_SECONDS`. A connection that has failed, or did not answer in time, is
-given up at once, with everything that waits for it; from then on calls fail immediately until a new one has been made.
+What has been sent is answered within :data:`TIMEOUT_SECONDS`. A connection that has failed, or did not
+answer in time, is given up at once, with everything that waits for it; from then on calls fail immediately until a new
+one has been made.
 While Redis answers but more is asked than it manages, a call fails that could not be sent within
 :data:`PATIENCE_SECONDS`.
 """
@@ -11,9 +12,8 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -34,8 +34,7 @@ _PING: Final = b"*1\r\n$4\r\nPING\r\n"
 log = logging.getLogger("relay.limits")
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
+class _Call(NamedTuple):
     command: bytes
     answer: asyncio.Future[Any]
     since: float
@@ -58,6 +57,7 @@ class RedisLink:
         self._waiting: deque[_Call] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._up: bool | None = None
 
     @property
@@ -68,6 +68,7 @@ class RedisLink:
     async def start(self) -> None:
         """Connect, or begin to try; return when it is known which."""
         known = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(known), name="limits-redis")
         await known.wait()
 
@@ -86,13 +87,13 @@ class RedisLink:
 
         :class:`CountersUnavailable` when there is none in time, ``ResponseError`` when it is an error.
         """
-        if not self._up:
+        loop = self._loop
+        if not self._up or loop is None:
             raise CountersUnavailable
-        loop = asyncio.get_running_loop()
-        call = _Call(command, loop.create_future(), loop.time())
-        self._waiting.append(call)
+        answer = loop.create_future()
+        self._waiting.append(_Call(command, answer, loop.time()))
         self._wake.set()
-        return await call.answer
+        return await answer
 
     async def _run(self, known: asyncio.Event) -> None:
         while True:
@@ -126,52 +127,50 @@ class RedisLink:
 
     async def _pump(self, connection: AbstractConnection) -> None:
         """Send what waits in one go, read the answers, again and again; raises when an answer does not come."""
-        while True:
-            if not self._waiting:
-                await self._rest()
-            sent = self._next()
-            try:
-                await self._exchange(connection, sent)
-            finally:
-                self._drop(sent)
+        sent: deque[_Call] = deque()
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(None) as limit:
+                        while True:
+                            sent = await self._next(limit)
+                            await connection.send_packed_command([call.command for call in sent], check_health=False)
+                            await self._read(connection, sent)
+                except TimeoutError:
+                    if not sent:
+                        self._ask_for_life()
+                        continue
+                    # The answer may be here, and this process the one that was late.
+                    if not await connection.can_read():
+                        raise
+                    async with asyncio.timeout(_LATE_SECONDS):
+                        await self._read(connection, sent)
+        finally:
+            self._drop(sent)
 
-    def _next(self) -> deque[_Call]:
-        """Return what is sent now; whatever has waited too long fails instead."""
-        oldest = asyncio.get_running_loop().time() - PATIENCE_SECONDS
+    async def _next(self, limit: asyncio.Timeout) -> deque[_Call]:
+        """Wait for something to send and return it, having set the time by which it has to be answered."""
+        now = asyncio.get_running_loop().time
+        if not self._waiting:
+            self._wake.clear()
+            limit.reschedule(now() + HEARTBEAT_SECONDS)
+            await self._wake.wait()
+        began = now()
         batch: deque[_Call] = deque()
         while self._waiting and len(batch) < MAX_BATCH:
             call = self._waiting.popleft()
-            if call.answer.done() and call.command is not _PING:
-                continue
-            if call.since < oldest:
-                call.answer.set_exception(CountersUnavailable())
+            if call.since < began - PATIENCE_SECONDS:
+                _fail(call)
             else:
                 batch.append(call)
+        limit.reschedule(began + TIMEOUT_SECONDS)
         return batch
 
-    async def _rest(self) -> None:
-        """Return when there is something to send: after a while a question of our own, so that a loss is noticed."""
-        self._wake.clear()
-        try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS):
-                await self._wake.wait()
-        except TimeoutError:
-            loop = asyncio.get_running_loop()
-            nobody = loop.create_future()
-            nobody.cancel()
-            self._waiting.append(_Call(_PING, nobody, loop.time()))
-
-    async def _exchange(self, connection: AbstractConnection, sent: deque[_Call]) -> None:
-        try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                await connection.send_packed_command([call.command for call in sent], check_health=False)
-                await self._read(connection, sent)
-        except TimeoutError:
-            # The answer may be here, and this process the one that was late.
-            if not await connection.can_read():
-                raise
-            async with asyncio.timeout(_LATE_SECONDS):
-                await self._read(connection, sent)
+    def _ask_for_life(self) -> None:
+        """Send a question of our own after a quiet while, so that a loss is noticed before anybody meets it."""
+        loop = asyncio.get_running_loop()
+        self._waiting.append(_Call(_PING, loop.create_future(), loop.time()))
+        self._waiting[-1].answer.add_done_callback(_heard)
 
     async def _read(self, connection: AbstractConnection, sent: deque[_Call]) -> None:
         while sent:
@@ -195,5 +194,15 @@ class RedisLink:
             lost += self._waiting
             self._waiting.clear()
         for call in lost:
-            if not call.answer.done():
-                call.answer.set_exception(CountersUnavailable())
+            _fail(call)
+
+
+def _fail(call: _Call) -> None:
+    if not call.answer.done():
+        call.answer.set_exception(CountersUnavailable())
+
+
+def _heard(answer: "asyncio.Future[Any]") -> None:
+    """Take note of an answer that nobody waits for."""
+    if not answer.cancelled():
+        answer.exception()

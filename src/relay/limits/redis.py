@@ -71,21 +71,22 @@ class RedisCounters:
     def __init__(self, link: RedisLink, installation: str, *, text_of: Callable[[str], str] = script_text) -> None:
         self._link = link
         self._prefix = b"{%b}:" % installation.encode()
-        self._names: dict[str, bytes] = {}
+        self._said: dict[str, tuple[bytes, tuple[bytes, bytes]]] = {}
         self._take, self._give_back, self._fail = (
             _Script(text_of(name).encode()) for name in ("take", "give_back", "fail")
         )
 
     async def take(self, hits: Sequence[Hit]) -> Verdict:
         """Count every hit when all of them are allowed, else none."""
-        keys, arguments = self._asked(hits)
-        answer = await self._take.run(self._link, keys, arguments)
-        quotas = []
-        place = 2
-        for rule, _ in hits:
-            quotas.append(Quota(rule.policy, rule.limit, *answer[place : place + 3]))
-            place += 3
-        return Verdict(answer[0] == 1, tuple(quotas), answer[1])
+        answer = await self._take.run(self._link, *self._asked(hits))
+        numbers = iter(answer)
+        allowed, at = next(numbers), next(numbers)
+        # Three numbers for each rule: the same iterator is drawn from thrice.
+        quotas = [
+            Quota(rule.policy, rule.limit, left, reset, wait)
+            for (rule, _), left, reset, wait in zip(hits, numbers, numbers, numbers, strict=True)
+        ]
+        return Verdict(allowed == 1, tuple(quotas), at)
 
     async def give_back(self, hits: Sequence[Hit], at: int) -> None:
         """Forget hits that were counted at that time."""
@@ -103,15 +104,16 @@ class RedisCounters:
         keys: list[bytes] = []
         arguments: list[int | bytes] = []
         for rule, subject in hits:
-            keys.append(self._name(rule) + subject)
-            arguments.append(rule.limit.count)
-            arguments.append(rule.limit.seconds * MICROSECONDS)
+            name, numbers = self._said.get(rule.policy) or self._say(rule)
+            keys.append(name + subject)
+            arguments += numbers
         return keys, arguments
 
-    def _name(self, rule: Rule) -> bytes:
-        name = self._names.get(rule.policy)
-        if name is None:
-            # A log means the same under every limit, a cell does not, and replicas may differ for a while.
-            most = "" if rule.limit.count <= LOG_MOST else f"{rule.limit.count}/"
-            name = self._names[rule.policy] = self._prefix + f"{rule.policy}:{most}{rule.limit.seconds}:".encode()
-        return name
+    def _say(self, rule: Rule) -> tuple[bytes, tuple[bytes, bytes]]:
+        """Return the beginning of a rule's keys, and its numbers as scripts take them."""
+        count, seconds = rule.limit.count, rule.limit.seconds
+        # A log means the same under every limit, a cell does not, and replicas may differ for a while.
+        most = "" if count <= LOG_MOST else f"{count}/"
+        name = self._prefix + f"{rule.policy}:{most}{seconds}:".encode()
+        said = self._said[rule.policy] = name, (b"%d" % count, b"%d" % (seconds * MICROSECONDS))
+        return said

@@ -81,4 +81,7 @@ def document_headers(
 
 
 def _retry_after(headers: Iterable[Header]) -> int | None:
-    return next((int(value) for name, value in headers if name == b"retry-after"), None)
+    for name, value in headers:
+        if name == b"retry-after":
+            return int(value)
+    return None

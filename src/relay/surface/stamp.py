@@ -6,7 +6,7 @@ It also gives every request its id, turns every exception into a problem and add
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -17,7 +17,7 @@ from relay.core.facts import RequestFacts
 from relay.core.problem import BadRequest, Internal, Limited, MethodNotAllowed, NotFound, Problem, Unavailable
 from relay.limits.headers import wait_of
 from relay.store.writer import StoreUnavailable
-from relay.surface.answers import EmptyAnswer, document_headers, send_problem
+from relay.surface.answers import EmptyAnswer, Header, document_headers, send_problem
 from relay.surface.cors import Declared
 from relay.surface.edge import Edge
 
@@ -64,36 +64,24 @@ class Stamp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         facts = self._edge.facts_of(scope)
         scope[FACTS] = facts
-        request_id, base = facts.request_id.encode(), self._edge.headers(facts)
-        started = False
-
-        async def stamped(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                if message["status"] < 400:
-                    _require_admission(scope, facts)
-                message["headers"] = document_headers(message.get("headers", ()), request_id, base, facts.quotas)
-                started = True
-            elif not started:
-                raise Unstamped(f"{scope['method']} sent {message['type']} before an answer had begun")
-            await send(message)
-
+        stamped = _Stamped(scope, facts, self._edge.headers(facts), send)
         try:
             own = await self._own_answer(scope, facts)
             if own is not None:
                 # Past the stamp, by a way that the application does not have: it is not asked, and there is no body.
-                await _send_empty(send, own, document_headers(own.headers, request_id, base, facts.quotas))
+                stamped.started = True
+                await _send_empty(send, own, stamped.headers(own.headers))
                 return
             await self._app(scope, receive, stamped)
-            if not started:
+            if not stamped.started:
                 raise Unstamped(f"{scope['method']} was not answered")
         except Exception as error:  # the last line of defence: whatever it is, the caller gets a problem
             problem = _reported(error, scope, facts)
-            if started:
+            if stamped.started:
                 raise ConnectionAbortedError("the answer had begun") from None
             await send_problem(stamped, problem, scope["path"], facts.request_id)
         except asyncio.CancelledError:
-            if not started:  # the shutdown's grace is over, and the server would answer with a text of its own
+            if not stamped.started:  # the shutdown's grace is over, and the server would answer with a text of its own
                 stopped = Internal("Relay was stopped before this was answered. Look at what became of it.")
                 await send_problem(stamped, stopped, scope["path"], facts.request_id)
             raise
@@ -113,6 +101,34 @@ class Stamp:
 async def _send_empty(send: Send, answer: EmptyAnswer, headers: list[Any]) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
+
+
+class _Stamped:
+    """The ``send`` of one request: it lets successes out that were admitted, and gives every answer its headers."""
+
+    __slots__ = ("_base", "_facts", "_scope", "_send", "started")
+
+    def __init__(self, scope: Scope, facts: RequestFacts, base: tuple[Header, ...], send: Send) -> None:
+        self._scope = scope
+        self._facts = facts
+        self._base = base
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if message["status"] < 400:
+                _require_admission(self._scope, self._facts)
+            message["headers"] = self.headers(message.get("headers", ()))
+            self.started = True
+        elif not self.started:
+            raise Unstamped(f"{self._scope['method']} sent {message['type']} before an answer had begun")
+        await self._send(message)
+
+    def headers(self, sent: Iterable[Header]) -> list[Any]:
+        """Return the headers of an answer that brings ``sent``."""
+        facts = self._facts
+        return document_headers(sent, facts.request_id.encode(), self._base, facts.quotas)
 
 
 def _reported(error: Exception, scope: Scope, facts: RequestFacts) -> Problem:
