@@ -1,6 +1,6 @@
-"""The bare endpoint with three limits by another library: `python -m benchmarks.others PORT slowapi|limits [REDIS_URL]`.
+"""The bare endpoint with three limits by another library, each by its quickest strategy, a fixed window.
 
-Each uses its quickest strategy, a fixed window.
+`python -m benchmarks.others PORT slowapi|limits [REDIS_URL]`
 """
 
 import socket

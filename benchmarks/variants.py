@@ -1,7 +1,7 @@
 """Relay with no limit, or with three on each request: `python -m benchmarks.variants serve …`, the number in `LIMITS`.
 
-Of the limits of `POST /actions/execute` an IPv4 caller meets two, an IPv6 caller three, in the same two checks. The load
-comes by IPv4, so for three it is given a network, as IPv6 callers have one.
+Of the limits of `POST /actions/execute` an IPv4 caller meets two, an IPv6 caller three, in the same two checks. The
+load comes by IPv4, so for three it is given a network, as IPv6 callers have one.
 """
 
 import os
@@ -29,5 +29,5 @@ if __name__ == "__main__":
         ):
             main()
     else:
-        with mock.patch.object(relay.gate.limit, "address_subjects", lambda client: (ADDRESS, NETWORK)):
+        with mock.patch.object(relay.gate.limit, "address_subjects", return_value=(ADDRESS, NETWORK)):
             main()

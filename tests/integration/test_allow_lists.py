@@ -174,7 +174,7 @@ async def test_an_agent_restricts_no_person_and_no_workspace(gateway: Gateway) -
 async def test_scopes_and_workspaces(gateway: Gateway) -> None:
     weak = await gateway.key("audit:read", kind="person")
     foreign = await gateway.key("audit:read", workspace="other")
-    body = {"allowed_networks": []}
+    body: dict[str, Any] = {"allowed_networks": []}
     (await ask(gateway, "/workspace/allowed-networks", weak, INSIDE, "PUT", body)).expect(403)
     (await ask(gateway, "/workspace/allowed-networks", weak, INSIDE)).expect(403)
     path = f"/keys/{await key_id(gateway, foreign)}/allowed-networks"

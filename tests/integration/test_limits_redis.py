@@ -16,6 +16,7 @@ from relay.limits.memory import MemoryCounters
 from relay.limits.redis import RedisCounters, script_text
 from tests.limits_kit import Clock, rule, someone
 from tests.limits_model import FAILURES, SCHEDULES, agrees, agrees_on_failures
+from tests.limits_model import RULES as MODEL_RULES
 from tests.redis_server import RedisServer
 
 TIME = "redis.call('TIME')"
@@ -41,7 +42,7 @@ async def counters_at(url: str, installation: str = "") -> AsyncIterator[RedisCo
 class RedisClock(Clock):
     """A clock that scripts read in place of the server's. Only a test's own copy of a script asks for it."""
 
-    def __init__(self, client: "redis.asyncio.Redis[bytes]", name: str) -> None:
+    def __init__(self, client: redis.asyncio.Redis, name: str) -> None:
         super().__init__()
         self.client = client
         self.name = name
@@ -181,13 +182,49 @@ async def test_every_key_has_the_common_tag_and_expires(redis_url: str) -> None:
     await client.aclose()
 
 
-async def test_a_clock_that_goes_back_admits_nobody_twice(redis_url: str) -> None:
+async def test_a_window_ends_to_the_microsecond(redis_url: str) -> None:
     async with driven(redis_url) as (counters, clock):
-        hit = [Hit(rule(2), someone("a"))]
-        assert (await counters.take(hit)).allowed
+        hits = [Hit(found, someone("a")) for found in MODEL_RULES]
+        schedule = [(0, hits[:1], 2, False), (999_999, hits[:1], 1, False), (1, hits[:1], 2, False)]
+        await agrees(counters, clock, schedule)
+        schedule = [(0, hits[1:3], 2, False), (700_000, hits[1:3], 2, False), (1_300_000, hits[1:2], 4, False)]
+        await agrees(counters, clock, [(9_000_000, hits[:1], 1, False), *schedule, (700_000, hits[1:2], 3, False)])
+
+
+@pytest.mark.parametrize(("count", "longest"), [(2, 60), (400, 0.15)])
+async def test_a_clock_that_goes_back_admits_nobody_twice_and_blocks_nobody_for_long(
+    count: int, longest: float, redis_url: str
+) -> None:
+    async with driven(redis_url) as (counters, clock):
+        hit = [Hit(rule(count), someone("a"))]
+        for _ in range(count):
+            assert (await counters.take(hit)).allowed
         clock.move(-3600)
+        for _ in range(3):
+            denied = await counters.take(hit)
+            assert not denied.allowed and denied.quotas[0].wait <= longest * 1_000_000
+            clock.move(longest / 5)
+        clock.move(longest * 2 / 5)
         assert (await counters.take(hit)).allowed
-        assert not (await counters.take(hit)).allowed
+
+
+async def test_a_clock_that_goes_back_prolongs_no_block(redis_url: str) -> None:
+    async with driven(redis_url) as (counters, clock):
+        hit = Hit(rule(1, 300, "credentials", "address"), someone("a"))
+        assert [await counters.fail(hit) for _ in range(2)] == [0, 300_000_000]
+        clock.move(-86_400)
+        assert await counters.fail(hit) == 900_000_000
+        clock.move(899)
+        assert await counters.fail(hit) == 1_000_000
+
+
+async def test_a_loss_is_noticed_although_nobody_asks(redis_server: RedisServer) -> None:
+    for how, back in (("freeze", "thaw"), ("kill", "start")):
+        async with linked(redis_server.url) as link:
+            getattr(redis_server, how)()
+            await _until(link, up=False)
+            getattr(redis_server, back)()
+            await _until(link, up=True)
 
 
 async def test_scripts_are_sent_again_to_a_server_that_forgot_them(redis_url: str) -> None:

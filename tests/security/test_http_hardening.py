@@ -440,6 +440,8 @@ async def test_idle_connections_make_room(gateway: Gateway) -> None:
         opened = [await lines.enter_async_context(connected(gateway)) for _ in range(10)]
         for line in opened[:5]:  # half a head is no more than none
             await line.send(b"GET /version HTTP/1.1\r\n")
+        for line in opened[5:]:  # nor is a refusal whose caller stays
+            await line.send(b"garbage\r\n\r\n")
         await asyncio.sleep(0.05)
         async with connected(gateway) as newcomer:
             await newcomer.send(request(gateway, path="/version"))

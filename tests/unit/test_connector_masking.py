@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.connectors.masking import looks_secret, mask_headers, mask_json, mask_text, mask_url
+from relay.connectors.masking import MAX_READ, looks_secret, mask_headers, mask_json, mask_text, mask_url
 
 SECRET = """token access_token accessToken ACCESS-TOKEN refreshToken idtoken secret client_secret clientSecret password
 passwd Password pwd pass passphrase key apikey api_key apiKey X-API-Key APIKey keys private_key sig signature
@@ -63,6 +63,17 @@ def test_headers_are_hidden_unless_known_to_be_harmless() -> None:
 )
 def test_text_bodies(text: str, kind: str, shown: str) -> None:
     assert mask_text(text, kind) == shown
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/json", "application/a+json"])
+def test_what_is_too_long_to_be_taken_apart_is_hidden_as_a_whole(kind: str) -> None:
+    assert mask_text("1" * MAX_READ, kind) != "***"
+    assert mask_text("1" * MAX_READ + "&token=hunter2", kind) == "***"
+    assert mask_text("1" * MAX_READ + "&token=shown", "text/plain").endswith("shown")
+
+
+def test_json_that_is_nested_too_deeply_to_be_read_is_hidden() -> None:
+    assert mask_text("[" * 100_000 + '{"token": "hunter2"}' + "]" * 100_000, "application/json") == "***"
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text()

@@ -130,6 +130,42 @@ def test_subjects_that_hide_something_are_refused(subject: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"subject": "=?utf-8?q?Invoice=0d=0aReply-To:_thief@evil.example?="},
+        {"subject": "Re: =?utf-8?b?4oCu?= gnp.exe"},
+        {"to": ["=?utf-8?q?evil=40evil.example=2C?=@example.com"]},
+        {"cc": ["=?utf-8?q?a=0d=0aBcc=3Aevil?=@example.com"]},
+        {"attachments": [FILE | {"name": "=?utf-8?q?a=0d=0aX-Evil:1?=.txt"}]},
+    ],
+)
+def test_encoded_words_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        mail(**change)
+
+
+def test_question_marks_and_equals_signs_are_no_encoded_words() -> None:
+    for subject in ("2+2=?", "Is a=b?", "a?=b", "=??"):
+        assert parsed(mail(subject=subject))["Subject"] == subject
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"subject": "a" * 501}, {"to": ["a." * 127 + "b@example.com"]}, {"attachments": [FILE | {"name": "a" * 201}]}],
+)
+def test_what_is_too_long_is_not_looked_at_character_by_character(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(text: str) -> bool:
+        raise AssertionError(f"{len(text)} characters were looked at")
+
+    for place in ("relay.connectors.email.has_invisible", "relay.egress.mail.has_invisible"):
+        monkeypatch.setattr(place, lambda text: len(text) > 200 and never(text))
+    with pytest.raises(ValidationError, match="at most"):
+        mail(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         {"name": "a/b"}, {"name": "..\\b"}, {"name": ".."}, {"name": ""}, {"name": "a\r\nX: y"},
         {"name": "txt.\u202eexe"},
         {"name": "a" * 201}, {"type": "text"}, {"type": "text/plain; x=y"}, {"type": "multipart/mixed"},

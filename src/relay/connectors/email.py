@@ -13,7 +13,7 @@ from relay.connectors.message import Letter, Message, write
 from relay.core.action import Step
 from relay.core.permit import Permit
 from relay.crypto.digest import sha256_hex
-from relay.egress.mail import MailTransport, check_address, has_invisible
+from relay.egress.mail import MailTransport, check_address, has_encoded_word, has_invisible
 
 MAX_RECIPIENTS: Final = 100
 MAX_BYTES: Final = 10 * 1024 * 1024
@@ -29,6 +29,8 @@ connector: Final = Connector("email")
 def _line(text: str) -> str:
     if has_invisible(text):
         raise ValueError("control, bidirectional and other invisible characters are not accepted here")
+    if has_encoded_word(text):
+        raise ValueError("encoded words (=?…?=, RFC 2047) are not accepted here: write the text itself")
     return text
 
 
@@ -58,7 +60,8 @@ def _base64(text: str) -> str:
     return text
 
 
-MailAddress = Annotated[str, AfterValidator(check_address), Field(max_length=254)]
+# Lengths stand first: what is too long is not looked at character by character.
+MailAddress = Annotated[str, Field(max_length=254), AfterValidator(check_address)]
 
 
 class Attachment(BaseModel):
@@ -66,7 +69,7 @@ class Attachment(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, AfterValidator(_file_name), Field(min_length=1, max_length=200)]
+    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_file_name)]
     type: Annotated[str, AfterValidator(_media_type)] = "application/octet-stream"
     data: Annotated[str, AfterValidator(_base64), Field(description="Base64", repr=False)]
 
@@ -83,7 +86,7 @@ class SendMail(BaseModel):
     to: list[MailAddress] = Field(default=[], description="Addresses without display names")
     cc: list[MailAddress] = []
     bcc: list[MailAddress] = Field(default=[], description="Recipients that the others do not see")
-    subject: Annotated[str, AfterValidator(_line), Field(max_length=MAX_SUBJECT)]
+    subject: Annotated[str, Field(max_length=MAX_SUBJECT), AfterValidator(_line)]
     text: Annotated[str | None, AfterValidator(lambda text: text if text is None else _text(text))] = None
     html: Annotated[str | None, AfterValidator(lambda text: text if text is None else _text(text))] = None
     attachments: list[Attachment] = Field(default=[], max_length=100)

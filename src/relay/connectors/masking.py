@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 MASK: Final = "***"
+MAX_READ: Final = 256 * 1024
 
 # Values of these headers are shown; those of all others are secrets until proven otherwise.
 SHOWN_HEADERS: Final = frozenset(
@@ -75,13 +76,22 @@ def mask_pairs(pairs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mask_text(text: str, content_type: str) -> str:
-    """Return a text body with what its media type lets one recognise as secret masked; the rest is shown."""
+    """Return a text body with what its media type lets one recognise as secret masked; the rest is shown.
+
+    A form or JSON of more than :data:`MAX_READ` characters, or nested too deeply to be read, is masked as a whole: to
+    take it apart would hold everybody else up for seconds.
+    """
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type == "application/x-www-form-urlencoded":
+    is_form = media_type == "application/x-www-form-urlencoded"
+    if not is_form and media_type != "application/json" and not media_type.endswith("+json"):
+        return text
+    if len(text) > MAX_READ:
+        return MASK
+    if is_form:
         return mask_form(text)
-    if media_type == "application/json" or media_type.endswith("+json"):
-        try:
-            return json.dumps(mask_json(json.loads(text)), ensure_ascii=False)
-        except (ValueError, RecursionError):
-            return text
-    return text
+    try:
+        return json.dumps(mask_json(json.loads(text)), ensure_ascii=False)
+    except RecursionError:
+        return MASK
+    except ValueError:
+        return text

@@ -23,6 +23,7 @@ _LABEL: Final = r"[A-Za-z0-9\u0080-\U0010ffff](?:[A-Za-z0-9\u0080-\U0010ffff-]{0
 _ADDRESS: Final = re.compile(rf"(?P<local>{_ATEXT}+(?:\.{_ATEXT}+)*)@(?P<domain>{_LABEL}(?:\.{_LABEL})*)")
 # Cc control, Cf format (bidi among them), Cs surrogate, Zl and Zp separators, Cn and Co unassigned and private.
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co"})
+_ENCODED_WORD: Final = re.compile(r"=\?.*\?=")
 
 _SERIAL: Final = itertools.count()
 
@@ -36,7 +37,7 @@ def check_address(text: str) -> str:
     """
     match = _ADDRESS.fullmatch(text)
     # A full-width ＠ or a ligature would become another address at a server that normalises.
-    if match is None or has_invisible(text) or unicodedata.normalize("NFKC", text) != text:
+    if match is None or has_invisible(text) or has_encoded_word(text) or unicodedata.normalize("NFKC", text) != text:
         raise ValueError("not a plain mail address (local@domain, without a display name)")
     if len(match["local"].encode()) > 64 or len(text.encode()) > 254:
         raise ValueError("the mail address is too long")
@@ -49,6 +50,15 @@ def has_invisible(text: str) -> bool:
     In a header they end the line or make it read differently from what it is.
     """
     return any(unicodedata.category(char) in _INVISIBLE for char in text)
+
+
+def has_encoded_word(text: str) -> bool:
+    """Tell whether ``text`` may hold an encoded word (RFC 2047), ``=?utf-8?q?…?=``.
+
+    Readers of a header decode it, and so does :mod:`email` while it writes one: line breaks, invisible characters and
+    further addresses would come out of it that no check of the text has seen.
+    """
+    return _ENCODED_WORD.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

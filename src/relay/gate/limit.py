@@ -88,7 +88,7 @@ class RequestLimits:
             raise refusal from None
 
     def _refuse(self, facts: RequestFacts, verdict: Verdict) -> None:
-        refusal = self._limiter.refusal(verdict, facts.quotas)
+        refusal = self._limiter.refusal(verdict)
         if refusal is not None:
             facts.quotas += verdict.quotas
             raise refusal

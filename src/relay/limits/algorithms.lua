@@ -1,6 +1,6 @@
 -- The two algorithms on one key each. Times are whole microseconds; a double holds them exactly until the year 2255.
 -- A log is its times as big-endian doubles, oldest first; a cell is one such number, the next theoretical arrival.
--- "look" changes nothing, "count" writes what "look" has found.
+-- "look" changes nothing, unless the clock was set back; "count" writes what "look" has found and one hit more.
 
 local function time()
     local parts = redis.call('TIME')
@@ -32,13 +32,14 @@ end
 local function look_at_log(key, most, window, now)
     local value = redis.call('GET', key) or ''
     local length = #value / 8
-    -- A clock that was set back must not put a hit before earlier ones.
-    local at = now
-    if length > 0 then
-        at = math.max(now, entry(value, length - 1))
+    if length > 0 and entry(value, length - 1) > now then
+        -- The clock was set back. What lies ahead of it counts as of now: a window later everything is as ever.
+        local behind = first_after(value, length, now)
+        value = string.sub(value, 1, behind * 8) .. string.rep(struct.pack('>d', now), length - behind)
+        store(key, value, window)
     end
-    local first = first_after(value, length, at - window)
-    local seen = {key = key, most = most, window = window, now = now, at = at, log = string.sub(value, first * 8 + 1)}
+    local first = first_after(value, length, now - window)
+    local seen = {key = key, most = most, window = window, now = now, log = string.sub(value, first * 8 + 1)}
     seen.used = length - first
     return seen
 end
@@ -51,9 +52,9 @@ local function log_wait(seen)
 end
 
 local function count_in_log(seen)
-    seen.log = seen.log .. struct.pack('>d', seen.at)
+    seen.log = seen.log .. struct.pack('>d', seen.now)
     seen.used = seen.used + 1
-    store(seen.key, seen.log, seen.window + seen.at - seen.now)
+    store(seen.key, seen.log, seen.window)
 end
 
 local function log_quota(seen)
@@ -67,8 +68,13 @@ end
 local function look_at_cell(key, most, window, now)
     local interval = math.ceil(window / most)
     local value = redis.call('GET', key)
-    local arrival = value and entry(value, 0) or now
-    return {key = key, most = most, interval = interval, now = now, debt = math.max(arrival - now, 0)}
+    local debt = value and math.max(entry(value, 0) - now, 0) or 0
+    if debt > interval * most then
+        -- The clock was set back: nobody can owe more than everything.
+        debt = interval * most
+        store(key, struct.pack('>d', now + debt), debt)
+    end
+    return {key = key, most = most, interval = interval, now = now, debt = debt}
 end
 
 local function cell_wait(seen)

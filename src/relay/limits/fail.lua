@@ -11,6 +11,11 @@ if value then
     times, finish = entry(value, 0), entry(value, 1)
 end
 if finish > now then
+    if finish - now > math.max(window, longest) then
+        -- The clock was set back.
+        finish = now + math.max(window, longest)
+        store(KEYS[2], struct.pack('>d', times) .. struct.pack('>d', finish), finish - now + forgive)
+    end
     return finish - now
 end
 

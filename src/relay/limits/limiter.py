@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Final
 
 from relay.core.clock import MICROSECONDS
-from relay.core.limit import Limit, Quota
+from relay.core.limit import Limit
 from relay.core.problem import QuotaExceeded, Unavailable
 from relay.limits.counters import Counters, CountersUnavailable, Hit, Verdict
 from relay.limits.memory import MemoryCounters
@@ -71,18 +71,17 @@ class Limiter:
         what = "The rate limit of failed credentials from this address is used up; a valid one is not affected."
         return QuotaExceeded(what, policies=[hit.rule.policy], retry_after=seconds(blocked))
 
-    def refusal(self, verdict: Verdict, earlier: Sequence[Quota] = ()) -> QuotaExceeded | None:
+    def refusal(self, verdict: Verdict) -> QuotaExceeded | None:
         """Return the refusal that a verdict asks for, None when it allows or when limits are only observed.
 
-        ``earlier`` are what previous stages of the request have left: waiting for these as well is what makes
-        ``Retry-After`` true.
+        It knows this stage alone; the surface postpones it where the stages before have nothing left either.
         """
         if verdict.allowed:
             return None
         violated = [quota for quota in verdict.quotas if quota.wait > 0]
         if self.only_observed([quota.policy for quota in violated]):
             return None
-        wait = max(quota.wait for quota in (*violated, *earlier))
+        wait = max(quota.wait for quota in violated)
         names = " and ".join(f"{q.policy} ({q.limit.count} per {q.limit.seconds} s)" for q in violated)
         what = f"The rate limit {names} is used up."
         return QuotaExceeded(what, policies=[quota.policy for quota in violated], retry_after=seconds(wait))

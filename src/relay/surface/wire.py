@@ -27,6 +27,7 @@ LINGER_SECONDS: Final = 3.0
 WRITE_STALL_SECONDS: Final = 60.0
 
 _VERSIONS: Final = ("1.1", "1.0")
+_FRAMING: Final = frozenset((b"expect", b"transfer-encoding"))
 
 
 class Wire:
@@ -97,6 +98,7 @@ class RelayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._gentle = _Gentle(self)
         idle = self.wire.idle
         if len(self.connections) > self.wire.max_connections:
             longest = next(iter(idle), None)
@@ -132,7 +134,7 @@ class RelayProtocol(HttpToolsProtocol):
             if self._timer is None:  # most heads arrive at once, and need none
                 self._timer = self.loop.call_later(self.wire.head_seconds, self._late)
             if self._arrived > MAX_HEAD_BYTES:
-                self._refuse(HeadTooLarge(f"The request's head may have at most {MAX_HEAD_BYTES} bytes."))
+                self._refuse(_too_large())
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -156,19 +158,19 @@ class RelayProtocol(HttpToolsProtocol):
         self._size = self._arrived = 0
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+        self.url += url
         if len(self.url) > MAX_TARGET_BYTES:
             self._stop(HeadTooLarge(f"The request's target may have at most {MAX_TARGET_BYTES} bytes."))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        # In place of uvicorn's, not around it: this is called most often of all.
+        name = name.lower()
+        self.headers.append((name, value))
         self._size += len(name) + len(value)
-        if self._size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
-            self._stop(HeadTooLarge(f"At most {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes in all are read."))
-        if len(name) == 17 and name.lower() == b"transfer-encoding":
-            self._chunked = True
-            if value.lower() != b"chunked":
-                self._stop(BadRequest("The only transfer coding is chunked."))
+        if self._size > MAX_HEAD_BYTES:
+            self._stop(_too_large())
+        if name in _FRAMING:
+            self._frame(name, value)
 
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
@@ -179,6 +181,8 @@ class RelayProtocol(HttpToolsProtocol):
         if self._chunked and version == "1.0":
             # A proxy that does not know the coding sees other requests in these bytes (RFC 9112, 6.1).
             self._stop(BadRequest("HTTP/1.0 has no transfer coding."))
+        if len(self.headers) > MAX_HEADERS:
+            self._stop(_too_large())
         if self.url[:1] != b"/" or b"#" in self.url:
             self._to_origin_form()
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -187,7 +191,7 @@ class RelayProtocol(HttpToolsProtocol):
         self._no_timer()
         self.wire.idle.pop(self, None)
         super().on_headers_complete()
-        self.cycle.transport = _Gentle(self)  # type: ignore[assignment]  # what the cycle uses of one
+        self.cycle.transport = self._gentle  # type: ignore[assignment]  # it has what the cycle uses of one
         if self.expect_100_continue:
             # Who is refused may leave the body out or send it all the same: what comes next is not for guessing.
             self.cycle.keep_alive = False
@@ -267,9 +271,18 @@ class RelayProtocol(HttpToolsProtocol):
         if self._whole or self.transport.is_closing():
             self.transport.close()
             return
+        self.wire.idle[self] = None
         self.flow.resume_reading()
         self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _frame(self, name: bytes, value: bytes) -> None:
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+            return
+        self._chunked = True
+        if value.lower() != b"chunked":
+            self._stop(BadRequest("The only transfer coding is chunked."))
 
     def _to_origin_form(self) -> None:
         """Take a target in absolute form (RFC 9112, 3.2.2) if it names the host that ``Host`` names too."""
@@ -287,6 +300,10 @@ class RelayProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"At most {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes in all are read.")
 
 
 class _Gentle:
