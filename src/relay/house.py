@@ -47,18 +47,27 @@ class House:
     heads: HeadKeeper
 
 
-@asynccontextmanager
-async def open_house(settings: Settings) -> AsyncIterator[House]:
-    """Open the installation that the settings describe, creating and migrating what is not there yet.
+class NoInstallation(Exception):
+    """There is nothing yet where the settings point, and whoever asked must not make it."""
 
+
+@asynccontextmanager
+async def open_house(settings: Settings, *, create: bool = True) -> AsyncIterator[House]:
+    """Open the installation that the settings describe, migrating it and, with ``create``, making what is not there.
+
+    Without ``create`` :class:`NoInstallation` is raised instead: a mistyped folder must not verify as an empty log.
     :class:`SettingsError` for unsafe settings or missing or wrong keys; StoreUnavailable when the database does not
     answer. Nothing is served and nothing runs by itself; that is :func:`relay.app.open_server`'s.
     """
     if problems := refusals(settings):
         raise SettingsError(problems)
-    ensure_data_dir(settings.data_dir)
     target = _target(settings)
-    keys = ensure_keys(settings, database_has_data=schema.has_data(target))
+    has_data = schema.has_data(target)
+    if not has_data and not create:
+        where = f"the folder {settings.data_dir}" if target.path is not None else "the database that DATABASE_URL names"
+        raise NoInstallation(f"there is no installation in {where}; `relay serve` makes one")
+    ensure_data_dir(settings.data_dir)
+    keys = ensure_keys(settings, database_has_data=has_data)
     if schema.upgrade(target):
         log.info("the database schema is now at %s", schema.HEAD)
     envelopes = Envelopes.of(keys.kek)

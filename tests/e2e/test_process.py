@@ -200,4 +200,5 @@ async def test_a_busy_port_is_one_line_and_status_1(tmp_path: Path) -> None:
     async with http_server(answer(b"")) as taken, gateway_process(tmp_path, start=False) as gateway:
         ended = await gateway.command("serve", "--port", str(taken.port))
         assert ended.returncode == 1
-        assert ended.stderr.strip() == f"cannot listen on 127.0.0.1 port {taken.port}: Address already in use"
+        says = f"cannot listen on 127.0.0.1 port {taken.port}: Address already in use"
+        assert ended.stderr.strip() == f"{says}; choose another port with --port or RELAY_PORT"

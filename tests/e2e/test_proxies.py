@@ -187,12 +187,14 @@ async def test_only_modern_tls_is_spoken_and_http_2_is_offered(behind: Front) ->
 
 # Who is calling.
 
+MAIL = {"to": ["you@example.com"], "subject": "From where?"}
+
 
 async def _recorded_client(session: aiohttp.ClientSession, url: str, message: str, **headers: str) -> Any:
-    body = {"action": "relay.echo", "params": {"message": message}}
+    body = {"action": "email.send", "params": {**MAIL, "text": message}}
     async with session.post(f"{url}/actions/execute", json=body, headers=headers) as answer:
         attempt = (await answer.json())["attempt_id"]
-    async with session.get(f"{url}/audit?action=relay.echo&q={attempt}") as answer:
+    async with session.get(f"{url}/audit?tag=gate:action:intent&q={attempt}") as answer:
         [event] = (await answer.json())["items"]
         return event["details"]["client"]
 
@@ -236,7 +238,8 @@ async def test_http_2_is_the_same(behind: Front, debian: Callable[[str, str], No
     command = [
         "curl", "--silent", "--show-error", "--http2", "--interface", CALLER, "--header", f"@{said}",
         "--cacert", str(behind.proxy.certificate.cert), "--resolve", f"{HOST}:{behind.proxy.ports.tls}:127.0.0.1",
-        "--data", '{"action":"relay.echo","params":{"message":"h2"}}', "--write-out", "\n%{http_version} %{http_code}",
+        "--data", json.dumps({"action": "email.send", "params": {**MAIL, "text": "h2"}}),
+        "--write-out", "\n%{http_version} %{http_code}",
         f"{behind.proxy.url}/actions/execute",
     ]  # fmt: skip
     ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20, check=False)
@@ -244,7 +247,7 @@ async def test_http_2_is_the_same(behind: Front, debian: Callable[[str, str], No
     assert versions == "2 200", ended
     async with (
         behind.session() as session,
-        session.get(f"{behind.proxy.url}/audit?q={json.loads(body)['attempt_id']}") as answer,
+        session.get(f"{behind.proxy.url}/audit?tag=gate:action:intent&q={json.loads(body)['attempt_id']}") as answer,
     ):
         assert [event["details"]["client"] for event in (await answer.json())["items"]] == [CALLER]
 

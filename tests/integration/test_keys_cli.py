@@ -105,7 +105,10 @@ def test_the_key_is_shown_on_standard_output_and_nowhere_in_the_data_folder(comm
 
 
 def test_an_unknown_key_is_a_no_in_one_line(commands):
-    for told in commands.several(["revoke", "key_" + "0" * 32], ["rotate", "nonsense"]):
+    _, *answers = commands.several(
+        ["create", "-w", "default", "-s", "docs"], ["revoke", "key_" + "0" * 32], ["rotate", "nonsense"]
+    )
+    for told in answers:
         assert told == {"status": 1, "out": "", "err": "There is no such key.\n"}
 
 

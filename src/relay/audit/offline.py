@@ -21,6 +21,7 @@ FORMAT: Final = "relay-audit-export"
 VERSION: Final = 1
 MAX_LINE_BYTES: Final = 2 * MAX_ROW_BYTES
 
+_NO_EXPORT: Final = "this is not an export made by relay audit export"
 _HEADER: Final = {"format", "origin", "version", "vkey"}
 _COLUMNS: Final = set(COLUMNS)
 _INTEGERS: Final = frozenset({"seq", "occurred_at"})
@@ -103,7 +104,11 @@ class _Check:
 
     def run(self, stream: BinaryIO) -> None:
         lines = _objects(stream)
-        self._header(*next(lines, (1, {})))
+        try:
+            first = next(lines, (1, {}))
+        except ExportBroken as broken:
+            raise ExportBroken(1, f"{_NO_EXPORT}: {broken.reason}") from None
+        self._header(*first)
         earlier = self._earlier()
         self._agree(earlier)
         number = 1
@@ -122,7 +127,7 @@ class _Check:
 
     def _header(self, number: int, found: dict[str, Any]) -> None:
         if found.keys() != _HEADER or found["format"] != FORMAT:
-            raise ExportBroken(number, "this is not an export of Relay's audit log")
+            raise ExportBroken(number, _NO_EXPORT)
         if found["version"] != VERSION or type(found["version"]) is not int:
             raise ExportBroken(number, "this is an export of a version that is not known here")
         if not isinstance(found["vkey"], str) or not isinstance(found["origin"], str):

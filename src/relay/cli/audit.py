@@ -37,6 +37,16 @@ def _time(value: str | None) -> str | None:
     return value
 
 
+def _tag(value: str | None) -> str | None:
+    from relay.audit.tags import TAGS
+
+    if value is None or value in TAGS:
+        return value
+    if value.endswith("*") and any(tag.startswith(value[:-1]) for tag in TAGS):
+        return value
+    raise typer.BadParameter(f"unknown tag; known are {', '.join(sorted(TAGS))}.")
+
+
 _Time = Annotated[str | None, typer.Option(callback=_time, metavar="TIME", help="An RFC 3339 time.")]
 
 
@@ -44,7 +54,7 @@ _Time = Annotated[str | None, typer.Option(callback=_time, metavar="TIME", help=
 def list_events(
     *,
     workspace: Annotated[str | None, typer.Option("--workspace", "-w", help="Of this workspace only.")] = None,
-    tag: Annotated[str | None, typer.Option(help="A tag, or its beginning followed by *.")] = None,
+    tag: Annotated[str | None, typer.Option(callback=_tag, help="A tag, or its beginning followed by *.")] = None,
     principal: Annotated[str | None, typer.Option(help="Who did it.")] = None,
     action: Annotated[str | None, typer.Option(help="The action's name.")] = None,
     outcome: Annotated[str | None, typer.Option(help="What became of it.")] = None,

@@ -36,25 +36,28 @@ def refuse(error: SettingsError) -> NoReturn:
     fail(f"relay does not start like this:\n{lines}")
 
 
-def with_house(function: "Callable[[House], Awaitable[T]]") -> T:
+def with_house(function: "Callable[[House], Awaitable[T]]", *, create: bool = False) -> T:
     """Open the installation, also beside a running server, run ``function`` on it and return its result.
 
-    Ends with status 1 and one line when the settings are refused, the database does not answer or a problem says no.
+    One that does not exist yet is made with ``create`` only. Ends with status 1 and one line when the settings are
+    refused, the database does not answer or a problem says no.
     """
-    from relay.house import open_house
+    from relay.house import NoInstallation, open_house
     from relay.store.writer import StoreUnavailable
 
     settings = settings_or_exit()
     configure_logging("warning")
 
     async def run() -> T:
-        async with open_house(settings) as house:
+        async with open_house(settings, create=create) as house:
             return await function(house)
 
     try:
         return asyncio.run(run())
     except SettingsError as error:
         refuse(error)
+    except NoInstallation as error:
+        fail(str(error))
     except StoreUnavailable as error:
         fail(f"the database cannot be used: {error}")
     except Problem as problem:

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay.cli.context import with_house
+from relay.cli.context import fail, with_house
 from relay.cli.networks import checked_networks, networks_or_any, show_networks
 from relay.core.clock import iso, now
 from relay.core.ids import new_id
 from relay.core.principal import KeyKind, expand_scopes
-from relay.core.problem import Invalid
+from relay.core.problem import Conflict, Invalid
 from relay.identity import rules
 from relay.identity.operator import operator
 from relay.identity.view import key_view, status_of
@@ -22,6 +22,7 @@ from relay.store.workspaces import is_workspace_id
 
 if TYPE_CHECKING:
     from relay.house import House
+    from relay.identity.issue import Rotation
 
 _PAGE: Final = 200
 _COLUMNS: Final = ("id", "workspace", "kind", "name", "key", "scopes", "expires", "status")
@@ -50,9 +51,15 @@ def _name(value: str) -> str:
         raise typer.BadParameter(error.detail) from None
 
 
+def _key_id(value: str) -> str:
+    if value.startswith("relay_sk_"):  # never repeated: it may be a living key
+        raise typer.BadParameter("give the id (key_…); `relay key list` shows it beside the last four characters.")
+    return value
+
+
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the key alone.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, key_…; not the key itself.")]
+_KeyId = Annotated[str, typer.Argument(metavar="ID", callback=_key_id, help="The key's id, key_…; not the key itself.")]
 
 
 @app.command("create")
@@ -91,7 +98,7 @@ def create(
             request_id=new_id("req"),
         )
 
-    record, key_text = with_house(make)
+    record, key_text = with_house(make, create=True)
     _show_new(record, key_text, quiet=quiet, as_json=as_json)
 
 
@@ -141,9 +148,15 @@ def rotate(
 ) -> None:
     """Replace a key by a successor with the same kind, scopes, name and lifetime."""
     _require_one_form(quiet, as_json)
-    made = with_house(
-        lambda house: house.api_keys.rotate(operator(), key_id, overlap_hours=overlap, request_id=new_id("req"))
-    )
+
+    async def follow(house: "House") -> "Rotation":
+        try:
+            return await house.api_keys.rotate(operator(), key_id, overlap_hours=overlap, request_id=new_id("req"))
+        except Conflict as conflict:
+            successor = conflict.extensions.get("successor_id")
+            fail(conflict.detail + (f" Its successor is {successor}." if successor else ""))
+
+    made = with_house(follow)
     ends = iso(made.predecessor.expires_at)
     more = {"predecessor_id": made.predecessor.id, "predecessor_expires_at": ends}
     _show_new(made.record, made.key_text, quiet=quiet, as_json=as_json, more=more)

@@ -10,7 +10,7 @@ from relay.cli import audit, db, demo, key, serve, workspace
 
 app = typer.Typer(
     name="relay",
-    help="A gateway through which people and agents plan, preview, approve and execute actions.",
+    help="A gateway through which people and agents plan, preview and execute actions.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,7 +35,7 @@ def relay(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """A gateway through which people and agents plan, preview, approve and execute actions."""
+    """A gateway through which people and agents plan, preview and execute actions."""
 
 
 def main() -> None:

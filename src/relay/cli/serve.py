@@ -1,11 +1,14 @@
 """``relay serve``: one process on SQLite, one or several on PostgreSQL."""
 
+import errno
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from relay.cli.context import fail, settings_or_exit
+from relay.cli.context import fail, refuse, settings_or_exit
+from relay.settings import SettingsError
+from relay.settings.safety import refusals
 
 _MANY_ON_SQLITE = (
     "--workers above 1 needs PostgreSQL, since SQLite serves one process: "
@@ -34,6 +37,8 @@ def serve(
     given = {"RELAY_HOST": host, "RELAY_PORT": port, "RELAY_DATA_DIR": data_dir.absolute() if data_dir else None}
     overrides = {name: str(value) for name, value in given.items() if value is not None}
     settings = settings_or_exit(overrides)
+    if problems := refusals(settings):
+        refuse(SettingsError(problems))
     if workers > 1 and not settings.shared_database:
         fail(_MANY_ON_SQLITE, 2)
     if reload and settings.env != "local":
@@ -46,7 +51,8 @@ def serve(
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
-        fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}")
+        other = "; choose another port with --port or RELAY_PORT" if error.errno == errno.EADDRINUSE else ""
+        fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{other}")
     if workers > 1:
         raise typer.Exit(run_many(overrides, listener, workers, settings.shutdown_grace_seconds))
     raise typer.Exit(run_one(overrides, listener))

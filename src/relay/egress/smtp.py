@@ -174,6 +174,11 @@ class _Delivery:
             raise
         except smtplib.SMTPResponseException as error:
             raise self._refused(error.smtp_code, error.smtp_error) from None
+        except ssl.SSLCertVerificationError:
+            raise self._failed(
+                "smtp_tls_failed",
+                "The mail relay's TLS certificate is not acceptable (SMTP_CA_FILE names an authority of your own)",
+            ) from None
         except ssl.SSLError:
             raise self._failed("smtp_tls_failed", "The mail relay's TLS certificate or handshake failed") from None
         except smtplib.SMTPNotSupportedError:

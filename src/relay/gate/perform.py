@@ -1,6 +1,7 @@
 """The only way to run an action: validate · decide · approve · execute · record."""
 
 import asyncio
+import logging
 import time
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ from relay.store.writer import StoreUnavailable
 
 TWIN_SECONDS: Final = 10.0
 _INTERRUPTED: Final = Failure("interrupted", "Relay was stopped while the action ran.", 504)
+
+log = logging.getLogger("relay.gate")
 
 
 class Performer:
@@ -99,7 +102,13 @@ class Performer:
             await self.attempts.deny(principal, ask, step, decision)
             raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)
         done = await self._limited(principal, ask, spec, step, decision, idempotency)
-        return await self._twin(principal, ask, done, idempotency) if isinstance(done, Remembered) else done
+        if isinstance(done, Remembered):
+            return await self._twin(principal, ask, done, idempotency)
+        if done.failure is not None:
+            # The code alone: what the other side said, and who it is, stays in the attempt.
+            about = (done.attempt_id, done.action, done.status, done.failure.code)
+            log.warning("attempt %s of %s is %s: %s", *about, extra={"request_id": ask.request_id})
+        return done
 
     async def _limited(
         self,

@@ -58,13 +58,19 @@ def ensure_keys(settings: Settings, *, database_has_data: bool) -> Keys:
     keys, and a crash at any moment leaves a whole key or none. :class:`SettingsError` for every refusal.
     """
     given = {_SECRET_KEY: settings.secret_key, _KEK: settings.oauth_encryption_key}
-    if settings.shared_database:
-        missing = [kind.setting for kind, value in given.items() if value is None]
-        if missing:
-            raise SettingsError([_must_be_given(name) for name in missing])
+    if problems := missing_keys(settings):
+        raise SettingsError(problems)
     made: list[bool] = []
     found = [_key(kind, value, settings, database_has_data, made) for kind, value in given.items()]
     return Keys(secret_key=found[0], kek=found[1], generated=any(made))
+
+
+def missing_keys(settings: Settings) -> list[str]:
+    """Return a sentence for each root key that a shared database needs and the settings lack."""
+    if not settings.shared_database:
+        return []
+    given = {_SECRET_KEY: settings.secret_key, _KEK: settings.oauth_encryption_key}
+    return [_must_be_given(kind.setting) for kind, value in given.items() if value is None]
 
 
 def _must_be_given(name: str) -> str:

@@ -2,16 +2,16 @@
 
 from urllib.parse import urlsplit
 
+from relay.settings.keys import missing_keys
 from relay.settings.model import Settings
 from relay.settings.parse import is_loopback_host
 
 
 def refusals(settings: Settings) -> list[str]:
     """Return why Relay must not start with these settings, one sentence each; empty when it may."""
-    if not settings.dev_auth_mode:
-        return []
-    unmet = _development_unmet(settings)
-    return [f"DEV_AUTH_MODE=true lets anyone in without a credential, so {reason}" for reason in unmet]
+    unmet = _development_unmet(settings) if settings.dev_auth_mode else []
+    development = [f"DEV_AUTH_MODE=true lets anyone in without a credential, so {reason}" for reason in unmet]
+    return [*development, *missing_keys(settings)]
 
 
 def warnings(settings: Settings) -> list[str]:

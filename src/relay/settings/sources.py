@@ -189,5 +189,5 @@ def _hint(name: str) -> str:
 
     if _SERVICE_LINK.fullmatch(name):
         return "; if Kubernetes made it for a service named relay, set enableServiceLinks: false"
-    close = difflib.get_close_matches(name.upper(), sorted(FIELDS), n=1)
+    close = difflib.get_close_matches(name.upper(), sorted(FIELDS), n=1, cutoff=0.8)
     return f"; did you mean {close[0]}?" if close else ""

@@ -52,7 +52,7 @@ def _ask_postgres(target: Target, question: LiteralString) -> tuple[Any, ...] | 
         with psycopg.connect(target.conninfo, connect_timeout=5) as session:
             return session.execute(question).fetchone()
     except psycopg.OperationalError:
-        raise StoreUnavailable("the database does not answer") from None
+        raise StoreUnavailable(f"{target.place} gives no connection") from None
 
 
 def upgrade(target: Target) -> bool:

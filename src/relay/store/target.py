@@ -18,6 +18,13 @@ class Target:
     conninfo: str = field(default="", repr=False)
     endpoint: tuple[str, int] | None = None
 
+    @property
+    def place(self) -> str:
+        """Where the database is, for people: never with a user or a password."""
+        if self.endpoint is not None:
+            return "{} port {}".format(*self.endpoint)
+        return str(self.path) if self.path is not None else "the socket of PostgreSQL"
+
 
 def parse_target(url: str | None, data_dir: Path) -> Target:
     """Return the target of ``DATABASE_URL``, or the SQLite file in the data folder; ValueError never echoes the URL."""

@@ -13,6 +13,7 @@ from relay import __version__
 from relay.core.access import Access
 from relay.core.facts import RequestFacts
 from relay.surface.declare import Admit, GuardedRoute, Routes
+from relay.surface.description import described
 from relay.surface.edge import Edge
 from relay.surface.seal import seal
 from relay.surface.stamp import FACTS, Stamp
@@ -41,6 +42,13 @@ class RelayApp(FastAPI):
         self._initial_handlers = dict(self.exception_handlers)
         self._admit = admit
         self._direct: dict[tuple[str, str], GuardedRoute] = {}
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of every route, made once."""
+        if self.openapi_schema is None:
+            routes = [route for route in self.routes if isinstance(route, GuardedRoute)]
+            self.openapi_schema = described(super().openapi(), routes)
+        return self.openapi_schema
 
     def side_door(self) -> str | None:
         """Name what could answer a request without being a route; None when there is nothing of the kind."""

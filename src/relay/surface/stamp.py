@@ -136,7 +136,9 @@ def _reported(error: Exception, scope: Scope, facts: RequestFacts) -> Problem:
     problem = problem_of(error)
     if isinstance(problem, Limited):
         problem.postpone(wait_of(facts.quotas))
-    if problem.status >= 500 and not isinstance(error, Unavailable):  # whatever is away says so itself, once
+    if isinstance(error, StoreUnavailable):
+        log.warning("%s %s: %s", scope["method"], facts.route or "?", error, extra={"request_id": facts.request_id})
+    elif not isinstance(error, Problem) and problem.status >= 500:
         log_failure(facts, scope, error)
     return problem
 

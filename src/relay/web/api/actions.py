@@ -15,6 +15,13 @@ from relay.surface.body import LARGE_BODY_LIMIT
 from relay.surface.declare import Call, Routes
 
 MAX_IDEMPOTENCY_KEY: Final = 255
+IDEMPOTENCY_HEADER: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key and request have one effect; 1 to 255 visible ASCII characters.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY},
+}
 _TWIN_RETRY_SECONDS: Final = 5
 
 _Name = Annotated[str, Field(min_length=1, max_length=100, examples=["email.send"])]
@@ -39,12 +46,13 @@ class ExecuteRequest(_In):
     action: _Name | None = None
     params: dict[str, Any] | None = None
 
-    @model_validator(mode="after")
-    def _one_of_both(self) -> "ExecuteRequest":
-        by_preview = self.preview_id is not None and self.action is None and self.params is None
-        by_name = self.preview_id is None and self.action is not None and self.params is not None
-        if by_preview or by_name:
-            return self
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_both(cls, data: Any) -> Any:
+        # Before the fields are looked at: a misspelt one is told together with what is missing instead of it.
+        given = {name for name in cls.model_fields if data.get(name) is not None} if isinstance(data, dict) else None
+        if given is None or given in ({"preview_id"}, {"action", "params"}):
+            return data
         raise ValueError("give preview_id alone, or action and params")
 
 
@@ -145,6 +153,7 @@ def actions_routes(performer: Performer, catalog: Catalog) -> Routes:
         access=Access("bearer", frozenset({"actions:execute"}), ("execute",), "api:actions:execute"),
         body_limit=LARGE_BODY_LIMIT,
         summary="Execute",
+        openapi_extra={"parameters": [IDEMPOTENCY_HEADER]},
     )
     async def execute(call: Call, body: ExecuteRequest) -> ExecuteAnswer:
         """Run a preview, or an action with parameters, and return what became of it."""

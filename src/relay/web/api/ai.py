@@ -15,11 +15,19 @@ from relay.runs.steps import MAX_STEPS, StepDraft
 from relay.runs.stream import sequence_of
 from relay.store.runs import StepRow
 from relay.surface.declare import Call, Routes
-from relay.web.api.actions import idempotency_key
+from relay.web.api.actions import IDEMPOTENCY_HEADER, idempotency_key
 from relay.web.api.events import EventStream, last_event_id
 
 MAX_PROMPT: Final = 16_384
 DEFAULT_PAGE: Final = 20
+
+_RESUME_HEADER: Final[dict[str, Any]] = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "The id of the last event that was seen; the stream goes on after it.",
+    "schema": {"type": "string"},
+}
 
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
 
@@ -44,14 +52,14 @@ class StepRequest(_In):
     depends_on: Annotated[list[_Id], Field(max_length=MAX_STEPS)] = []
 
 
-class ExecuteRequest(_In):
+class RunRequest(_In):
     """Either a plan, or steps."""
 
     plan_id: _Id | None = None
     steps: Annotated[list[StepRequest], Field(min_length=1, max_length=MAX_STEPS)] | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "ExecuteRequest":
+    def _one_of_both(self) -> "RunRequest":
         if (self.plan_id is None) == (self.steps is None):
             raise ValueError("give plan_id or steps, one of them")
         return self
@@ -161,8 +169,9 @@ def _plan_routes(routes: Routes, plans: Plans, runs: Runs) -> None:
         access=Access("bearer", frozenset({"actions:execute"}), ("ai_execute",), "api:ai:execute"),
         status_code=202,
         summary="Run",
+        openapi_extra={"parameters": [IDEMPOTENCY_HEADER]},
     )
-    async def execute(call: Call, body: ExecuteRequest) -> RunAccepted:
+    async def execute(call: Call, body: RunRequest) -> RunAccepted:
         """Accept a plan, or steps, to be executed in order. ``Idempotency-Key`` makes repeating this safe."""
         order = Order(
             request_id=call.request_id,
@@ -212,6 +221,7 @@ def _event_routes(routes: Routes, runs: Runs, credentials: Credentials, limit: i
         "/ai/jobs/{run_id}/events",
         access=Access("bearer", frozenset({"actions:preview"}), (), "api:ai:events"),
         summary="Watch a run",
+        openapi_extra={"parameters": [_RESUME_HEADER]},
         responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "The run is over and seen."}},
     )
     async def events(call: Call, run_id: str) -> Response:

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -114,9 +115,11 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'nonce-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _STYLE: Final = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
-    "code{font:14px ui-monospace,monospace}dt{margin-top:1rem;font-weight:600}dd{margin:0 0 0 1.5rem;color:#444}"
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
+    "padding:0 1rem}code{font:14px ui-monospace,monospace}h2{margin-top:2rem;border-bottom:1px solid #8886}"
+    "dt{margin-top:1rem;font-weight:600}dd{margin:0 0 0 1.5rem}.who{opacity:.75;font-size:14px}"
 )
+_CODE: Final = re.compile(r"`([^`]+)`")
 
 
 def _html(document: dict[str, Any]) -> Response:
@@ -126,15 +129,26 @@ def _html(document: dict[str, Any]) -> Response:
 
 def _page(document: dict[str, Any], nonce: str) -> str:
     """Return the routes as one plain page: no script, nothing fetched from elsewhere."""
-    rows = []
+    groups: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            about = html.escape(operation.get("description") or operation.get("summary") or "")
-            rows.append(f"<dt><code>{method.upper()} {html.escape(path)}</code></dt><dd>{about}</dd>")
+            groups.setdefault(operation["tags"][0], []).append(_entry(path, method, operation))
     title = html.escape(f"{document['info']['title']} {document['info']['version']}")
+    body = "".join(f"<h2>{html.escape(name)}</h2><dl>{''.join(entries)}</dl>" for name, entries in groups.items())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f'<style nonce="{nonce}">{_STYLE}</style>'
-        f"<h1>{title}</h1><p>The whole description, with every schema: "
-        f'<a href="/openapi.json">/openapi.json</a>.</p><dl>{"".join(rows)}</dl></html>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<style nonce="{nonce}">{_STYLE}</style><h1>{title}</h1>'
+        "<p>A key goes into <code>Authorization: Bearer relay_sk_…</code> or <code>X-API-Key</code>. Refusals are "
+        "<code>application/problem+json</code>. Parameters, answers and every schema stand in "
+        f'<a href="/openapi.json">/openapi.json</a>.</p>{body}</html>'
+    )
+
+
+def _entry(path: str, method: str, operation: dict[str, Any]) -> str:
+    about = _CODE.sub(r"<code>\1</code>", html.escape(operation.get("description") or operation["summary"]))
+    scopes = " ".join(f"<code>{html.escape(scope)}</code>" for scope in operation["x-required-scopes"])
+    who = f"needs {scopes}" if scopes else "public" if not operation["security"] else "needs a key"
+    return (
+        f'<dt><code>{method.upper()} {html.escape(path)}</code></dt><dd>{about}<br><span class="who">{who}</span></dd>'
     )
