@@ -1,7 +1,11 @@
 """Limits for tests: none where a test is about something else, a clock of one's own where it is about limits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
+import relay.limits.link
 from relay.core.limit import Limit
 from relay.gate.limit import ActionLimits, RequestLimits
 from relay.limits.counters import Counters
@@ -14,6 +18,13 @@ from relay.limits.subjects import subject
 MOST = "1000000"
 UNLIMITED = {rule.setting.upper(): MOST for rule in RULES}
 """Settings under which no test meets a limit unless it is about limits."""
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Redis may take its time: for tests that are not about that, on a machine that has other things to do."""
+    with mock.patch.multiple(relay.limits.link, TIMEOUT_SECONDS=10.0, PATIENCE_SECONDS=20.0):
+        yield
 
 
 class NoLimits:

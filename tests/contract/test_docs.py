@@ -140,6 +140,35 @@ def test_commands_exist(name: str) -> None:
 
 
 @every_page
+def test_commands_can_be_pasted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("audit.jsonl", "head.txt"):
+        Path(file).touch()
+    assert [line for line in _indented(name) if re.match(r"(\.venv/bin/)?relay [a-z]", line)] == []
+    for line in _shell_lines(name):
+        if re.search(r"(?:^|[\s(;/])relay(?:ctl)? [a-z]", line):
+            for words in _calls(line):
+                command, left = command_called(words)
+                with command.make_context("relay", left):  # refuses what the command line would
+                    assert not hasattr(command, "commands"), f"{name}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("line", "calls"),
+    [
+        ("relay key list   # every key", [["key", "list"]]),
+        ("umask 077; .venv/bin/relay key list --json | jq . > x", [["key", "list", "--json"]]),
+        ("key_id=$(.venv/bin/relay key list | awk '{ print $1 }')", [["key", "list"]]),
+        ("relay audit head > head-$(date +%F).txt", [["audit", "head"]]),
+        ("relay key list  every key", [["key", "list", "every", "key"]]),
+        ("sudo --user=relay true", []),
+    ],
+)
+def test_calls_are_found_in_a_line(line: str, calls: list[list[str]]) -> None:
+    assert _calls(line) == calls
+
+
+@every_page
 def test_make_targets_exist(name: str) -> None:
     for line in [*spans(name), *_shell_lines(name)]:
         for call in re.findall(r"(?:^|\s)make ([a-z][a-z -]*)", line):
@@ -245,6 +274,26 @@ def _indented(name: str) -> list[str]:
     """Return indented code, without the remarks that stand at its right."""
     lines = [line[4:] for line in prose(name).splitlines() if re.match(r" {4}\S", line)]
     return [re.split(r"\s{2,}", line)[0] for line in lines]
+
+
+def _calls(line: str) -> list[list[str]]:
+    """Return what follows ``relay`` wherever a line of shell calls it, as the shell would split it."""
+    reader = shlex.shlex(line, posix=True, punctuation_chars=True)
+    reader.whitespace_split = True
+    calls: list[list[str]] = []
+    open_call: list[str] | None = None
+    begins = True
+    for word in reader:
+        if set(word) <= set("();<>|&"):
+            open_call, begins = None, not set(word) & set("<>")
+        elif open_call is not None:
+            open_call.append(word)
+        elif begins and word.rpartition("/")[2] in ("relay", "relayctl"):
+            open_call, begins = [], False
+            calls.append(open_call)
+        else:
+            begins = False
+    return calls
 
 
 def _shell_lines(name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """What the documentation shows really happens: its examples run against real gateways, its code is imported and run."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from relay.egress.http import HttpClient
 from relay.egress.policy import EgressPolicy
 from relay.store.target import Target
 from relay.surface.declare import Routes
-from tests.docs_reading import EXECUTED, checkout, differs, fences, run_examples, section
+from tests.docs_reading import ADDRESS, EXECUTED, checkout, differs, fences, run_examples, section
 from tests.gateway import open_gateway
 from tests.inbox import smtp_inbox
 from tests.outside import OK, http_server
@@ -43,7 +44,7 @@ async def test_examples_print_what_is_shown(name: str, tmp_path: Path) -> None:
 
 async def test_real_mail_as_the_quick_start_shows_it(tmp_path: Path) -> None:
     text = section("docs/quickstart.md", "Real mail")
-    start, result = [fence for fence in fences("docs/quickstart.md") if fence.text in text]
+    start, ask, result = [fence for fence in fences("docs/quickstart.md") if fence.text in text]
     *assignments, make, run = start.text.split()
     env = dict(assignment.split("=", 1) for assignment in assignments)
     assert (make, run) == ("make", "run")
@@ -51,15 +52,28 @@ async def test_real_mail_as_the_quick_start_shows_it(tmp_path: Path) -> None:
     home.mkdir()
     async with smtp_inbox() as inbox:
         _write_secret(home / env["SMTP_URL_FILE"], f"smtp://127.0.0.1:{inbox.port}")
-        async with gateway_process(home, env=env) as gateway, gateway.client() as client:
-            params = {"to": ["you@example.com"], "subject": "Real", "text": "It has left"}
-            shown = await client.post("/actions/preview", {"action": "email.send", "params": params})
-            sent = await client.post("/actions/execute", {"preview_id": shown.body["preview_id"]})
-    assert shown.body["warnings"] == [] and shown.body["rendering"]["from"] == env["SMTP_FROM"]
+        async with gateway_process(home, env=env) as gateway:
+            _write_secret(home / "agent.key", f"Authorization: Bearer {gateway.first_key}")
+            script = ask.text.replace(ADDRESS, gateway.url)
+            ran = await asyncio.to_thread(
+                subprocess.run, ["sh", "-euc", script], cwd=home, env=gateway.env, check=True, capture_output=True
+            )
+    shown, sent = map(json.loads, ran.stdout.decode().splitlines())
+    assert shown["warnings"] == [] and shown["rendering"]["from"] == env["SMTP_FROM"]
     wanted = dict(re.findall(r'"(\w+)":([^,\n]+)', result.text))
     assert wanted == {"transport": '"smtp"', "delivered": "true", "warning": "null"}
-    assert sent.body["result"] | {"transport": "smtp", "delivered": True, "warning": None} == sent.body["result"]
+    assert sent["result"] | {"transport": "smtp", "delivered": True, "warning": None} == sent["result"]
     assert [mail.recipients for mail in inbox.mails] == [("you@example.com",)]
+
+
+async def test_a_head_is_taken_from_the_log_as_the_audit_page_shows_it(tmp_path: Path) -> None:
+    [taken] = [fence for fence in fences("docs/audit.md") if "server.log" in fence.text]
+    async with gateway_process(tmp_path / "home") as gateway:
+        assert await gateway.stop() == 0
+        (tmp_path / "server.log").write_text(gateway.log)
+        await asyncio.to_thread(subprocess.run, ["sh", "-euc", taken.text], cwd=tmp_path, env=gateway.env, check=True)
+        ended = await gateway.command("audit", "verify", "--head", str(tmp_path / "head.txt"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 async def test_postgresql_as_the_readme_shows_it(postgres_target: Target, tmp_path: Path) -> None:

@@ -64,6 +64,14 @@ async def test_a_preview_cannot_be_executed_with_other_parameters(gateway: Gatew
     assert await count_attempts(gateway) == 0
 
 
+async def test_a_request_of_neither_form_is_told_both(gateway: Gateway) -> None:
+    for body in ({}, {"action": "relay.echo", "parameters": {"message": "misspelt"}}):
+        problem = (await gateway.post(EXECUTE, body, key=gateway.admin)).expect(422)
+        assert "give preview_id alone, or action and params" in str(problem["errors"])
+        assert "misspelt" not in str(problem)
+    assert await count_attempts(gateway) == 0
+
+
 async def test_a_preview_that_was_altered_in_the_database_does_not_run(target: Target, tmp_path: Path) -> None:
     """The digest is computed anew from what would run; a row that says otherwise stops it."""
     async with open_sink(OK) as sink, open_gateway(target, tmp_path / "data", **sink.allowed) as gateway:

@@ -139,8 +139,14 @@ def test_an_export_is_verified_without_database_and_keys(commands: Commands, tmp
     elsewhere.folder.mkdir()
     good, bad = elsewhere.several(["audit", "verify", str(file)], ["audit", "verify", str(TOP / "pyproject.toml")])
     assert (good["status"], bad["status"]) == (0, 1)
-    assert "line 1" in bad["out"]
+    assert "line 1: this is not an export made by relay audit export" in bad["out"]
     assert list(elsewhere.folder.iterdir()) == []
+
+
+def test_an_unknown_tag_is_wrong_usage_and_the_known_ones_are_named(commands: Commands) -> None:
+    for told in commands.several(["audit", "list", "--tag", "nonsense"], ["audit", "list", "--tag", "nonsense:*"]):
+        said = "".join(told["err"].replace("│", "").split())
+        assert told["status"] == 2 and "unknowntag;knownare" in said and "gate:action:intent" in said
 
 
 def test_failures_and_erasing(commands: Commands) -> None:

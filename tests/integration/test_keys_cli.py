@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from relay.cli.key import app
 from relay.core.clock import parse_iso
 from relay.crypto.api_key import parse_api_key
+from relay.settings.secret_text import generate_kek, generate_secret_key
 
 TOP = Path(__file__).parents[2]
 DAY = 86_400 * 1_000_000
@@ -78,15 +80,18 @@ def test_a_key_from_its_making_to_its_end(commands):
     assert {"id", "kind", "workspace", "scopes", "prefix", "last4", "expires_at"} <= set(items[0])
     assert made["key"] not in listing["out"] and key not in listing["out"]
 
-    rotated, again, revoked, plain, nobody = commands.several(
+    rotated, again, everything, revoked, plain, nobody = commands.several(
         ["rotate", made["id"], "--overlap", "0", "--quiet"],
         ["rotate", made["id"]],
+        ["list", "--json"],
         ["revoke", items[1]["id"]],
         ["list", "--workspace", "acme"],
         ["list", "-w", "nobody", "--json"],
     )
     assert rotated["status"] == 0 and parse_api_key(rotated["out"].strip()) is not None
     assert again["status"] == 1 and again["out"] == "" and len(again["err"].strip().splitlines()) == 1
+    successor = next(item for item in json.loads(everything["out"])["items"] if made["id"] in item["made_by"])
+    assert f"Its successor is {successor['id']}." in again["err"]
     assert revoked["status"] == 0 and items[1]["id"] in revoked["out"]
     head, *lines = (line.split("\t") for line in plain["out"].splitlines())
     rows = [dict(zip(head, line, strict=True)) for line in lines]
@@ -110,6 +115,27 @@ def test_an_unknown_key_is_a_no_in_one_line(commands):
     )
     for told in answers:
         assert told == {"status": 1, "out": "", "err": "There is no such key.\n"}
+
+
+def test_a_database_that_does_not_answer_is_named_and_missing_keys_are_told_first(commands):
+    with socket.socket() as closed:  # bound and not listening: nobody else answers there
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        commands.environment["DATABASE_URL"] = f"postgresql://ada:hidden@127.0.0.1:{port}/relay"
+        (lacking,) = commands.several(["list"])
+        commands.environment |= {"SECRET_KEY": generate_secret_key(), "OAUTH_ENCRYPTION_KEY": generate_kek()}
+        (silent,) = commands.several(["list"])
+    assert lacking["status"] == 1 and "SECRET_KEY: must" in lacking["err"] and "ENCRYPTION_KEY: must" in lacking["err"]
+    assert silent["status"] == 1 and silent["out"] == ""
+    assert silent["err"] == f"the database cannot be used: 127.0.0.1 port {port} gives no connection\n"
+
+
+@pytest.mark.parametrize("command", [["revoke"], ["rotate"], ["allow", "--any"]])
+def test_a_key_given_for_its_id_is_refused_and_not_repeated(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("RELAY_DATA_DIR", str(tmp_path / "data"))
+    done = CliRunner().invoke(app, [*command, "relay_sk_live_" + "a1B2" * 12])
+    assert done.exit_code == 2 and "relay key list" in done.output
+    assert "a1B2" not in done.output and not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(

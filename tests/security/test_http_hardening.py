@@ -18,6 +18,7 @@ from relay.surface.wire import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_T
 from tests.gateway import Gateway, open_gateway
 
 BODY = b'{"scopes":["audit:read"]}'
+JSON = b"Content-Type: application/json"
 SLOW = {"HEADER_TIMEOUT_SECONDS": "1", "KEEP_ALIVE_SECONDS": "1", "REQUEST_TIMEOUT_SECONDS": "1"}
 
 
@@ -160,6 +161,24 @@ async def test_what_is_not_plain_http_is_refused(gateway: Gateway, sent: bytes) 
 
 
 # Forms that are odd and allowed.
+
+
+async def test_a_trailer_is_no_header(sqlite_target: Target, tmp_path: Path) -> None:
+    """Some proxies pass trailers on as they are, behind the headers that they have written themselves."""
+    async with open_gateway(sqlite_target, tmp_path / "data", TRUSTED_PROXIES="127.0.0.1/32") as gateway:
+        async with connected(gateway) as line:
+            lists = json.dumps({"allowed_networks": ["203.0.113.7"], "lock_me_out": True}).encode()
+            await line.send(
+                request(gateway, "PUT", "/workspace/allowed-networks", JSON, b"Content-Length: %d" % len(lists)) + lists
+            )
+            assert await line.status() == 200
+        chunked = b"%x\r\n%b\r\n0\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n" % (len(BODY), BODY)
+        head = (b"Transfer-Encoding: chunked", JSON, b"X-Forwarded-For: 198.51.100.9")
+        async with connected(gateway) as line:
+            await line.send(request(gateway, "POST", "/keys", *head) + chunked)
+            assert await line.status() == 403
+            await line.send(request(gateway, "POST", "/keys", *head[:2], b"X-Forwarded-For: 203.0.113.7") + chunked)
+            assert await line.status() == 201
 
 
 async def test_http_1_0_is_answered_and_closed(gateway: Gateway) -> None:

@@ -124,6 +124,11 @@ class TestDevelopmentMode:
         (reason,) = refusals(load({**LOCAL, **change}))
         assert reason.startswith("DEV_AUTH_MODE=true ") and says in reason
 
+    def test_missing_keys_of_a_shared_database_are_told_as_well(self) -> None:
+        shared = {"DATABASE_URL": "postgresql://db.example.com/relay"}
+        assert [line.split(":")[0] for line in refusals(load(shared))] == ["SECRET_KEY", "OAUTH_ENCRYPTION_KEY"]
+        assert len(refusals(load({**shared, "DEV_AUTH_MODE": "true", "RELAY_ENV": "test"}))) == 3
+
     def test_every_reason_is_told(self) -> None:
         unsafe = {"RELAY_HOST": "0.0.0.0", "TRUSTED_PROXIES": "10.0.0.0/8", "RELAY_PUBLIC_URL": "https://a.example"}
         assert len(refusals(load({"DEV_AUTH_MODE": "true", **unsafe}))) == 4

@@ -92,7 +92,7 @@ def test_a_line_without_end_is_not_read_to_its_end() -> None:
             return len(buffer)
 
     found = verify_export(io.BufferedReader(Endless()))
-    assert not found.ok and found.line == 1 and found.reason == "the line is too long"
+    assert not found.ok and found.line == 1 and str(found.reason).endswith(": the line is too long")
 
 
 def test_a_key_given_twice_is_refused() -> None:

@@ -111,6 +111,10 @@ class TestUnknownNames:
         (problem,) = problems({name: "some-value"}, tmp_path)
         assert problem.startswith(f"{name}: ") and hint in problem and "some-value" not in problem
 
+    def test_a_name_that_is_not_close_to_any_gets_no_hint(self, tmp_path: Path) -> None:
+        (problem,) = problems({"RELAY_FRONT": "x"}, tmp_path)
+        assert "did you mean" not in problem
+
     def test_of_other_programs_are_left_alone(self, tmp_path: Path) -> None:
         assert load_settings({"PATH": "/bin", "RELAYER": "1", "warnings": "x"}, tmp_path).warnings == ()
 

@@ -71,7 +71,7 @@ def create(
     scope: Annotated[
         list[str], typer.Option("--scope", "-s", callback=_scopes, help="A scope or a bundle; give it once for each.")
     ],
-    kind: Annotated[KeyKind, typer.Option(help="Who will hold the key; only a person approves.")] = "agent",
+    kind: Annotated[KeyKind, typer.Option(help="Who will hold the key.")] = "agent",
     expires: Annotated[
         int, typer.Option("--expires", min=1, max=rules.MAX_DAYS, metavar="DAYS", help="Lifetime in days.")
     ] = rules.DEFAULT_DAYS,

@@ -1,9 +1,8 @@
 """One connection to Redis that everybody shares: calls that wait go out together, and none waits for long.
 
-What has been sent is answered within :data:`TIMEOUT_SECONDS`. A connection that has failed, or did not
-answer in time, is given up at once, with everything that waits for it; from then on calls fail immediately until a new
-one has been made.
-While Redis answers but more is asked than it manages, a call fails that could not be sent within
+A connection that has failed, or on which no answer has come for :data:`TIMEOUT_SECONDS`, is given up at once, with
+everything that waits for it; from then on calls fail immediately until a new one has been made. While Redis answers but
+more is asked than it manages, calls fail that could not be sent, or were not answered, within
 :data:`PATIENCE_SECONDS`.
 """
 
@@ -29,6 +28,7 @@ HEARTBEAT_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 1.0
 MAX_BATCH: Final = 256
 _LATE_SECONDS: Final = 0.02
+_NOTED_SECONDS: Final = 0.05
 _PING: Final = b"*1\r\n$4\r\nPING\r\n"
 
 log = logging.getLogger("relay.limits")
@@ -135,7 +135,7 @@ class RedisLink:
                         while True:
                             sent = await self._next(limit)
                             await connection.send_packed_command([call.command for call in sent], check_health=False)
-                            await self._read(connection, sent)
+                            await self._read(connection, sent, limit)
                 except TimeoutError:
                     if not sent:
                         self._ask_for_life()
@@ -143,8 +143,8 @@ class RedisLink:
                     # The answer may be here, and this process the one that was late.
                     if not await connection.can_read():
                         raise
-                    async with asyncio.timeout(_LATE_SECONDS):
-                        await self._read(connection, sent)
+                    async with asyncio.timeout(_LATE_SECONDS) as late:
+                        await self._read(connection, sent, late)
         finally:
             self._drop(sent)
 
@@ -172,7 +172,10 @@ class RedisLink:
         self._waiting.append(_Call(_PING, loop.create_future(), loop.time()))
         self._waiting[-1].answer.add_done_callback(_heard)
 
-    async def _read(self, connection: AbstractConnection, sent: deque[_Call]) -> None:
+    async def _read(self, connection: AbstractConnection, sent: deque[_Call], limit: asyncio.Timeout) -> None:
+        """Hand out the answers. Each prolongs the wait for the next, up to a bound: slow is not gone."""
+        now = asyncio.get_running_loop().time
+        noted = began = now()
         while sent:
             answer: Any
             try:
@@ -180,6 +183,9 @@ class RedisLink:
             except ResponseError as error:
                 answer = error
             call = sent.popleft()
+            if now() - noted > _NOTED_SECONDS:
+                noted = now()
+                limit.reschedule(min(noted + TIMEOUT_SECONDS, began + PATIENCE_SECONDS))
             if call.answer.done():  # whoever asked has gone
                 continue
             if isinstance(answer, ResponseError):

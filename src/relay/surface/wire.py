@@ -165,10 +165,13 @@ class RelayProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         # In place of uvicorn's, not around it: this is called most often of all.
         name = name.lower()
-        self.headers.append((name, value))
         self._size += len(name) + len(value)
         if self._size > MAX_HEAD_BYTES:
             self._stop(_too_large())
+        if not self._in_head:
+            # A trailer stands where no proxy looks: as a header it could say who calls (RFC 9110, 6.5.1).
+            return
+        self.headers.append((name, value))
         if name in _FRAMING:
             self._frame(name, value)
 
