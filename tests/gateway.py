@@ -5,6 +5,7 @@ One loop holds server and test, so that a test may use the house's objects (``ga
 
 import asyncio
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -85,8 +86,14 @@ class Gateway:
                 sent.append(("Content-Type", "application/json"))
         elif data is not None and "content-type" not in names:
             sent.append(("Content-Type", "application/json"))
+        large = data is not None and len(data) > 1_000_000
         async with self.session.request(
-            method, self.url + path, data=data, headers=sent, allow_redirects=False, skip_auto_headers=["Content-Type"]
+            method,
+            self.url + path,
+            data=io.BytesIO(data or b"") if large else data,
+            headers=sent,
+            allow_redirects=False,
+            skip_auto_headers=["Content-Type"],
         ) as response:
             return Answer(response.status, response.headers, await response.read())
 

@@ -20,6 +20,7 @@ from relay.core.permit import Permit
 from relay.egress.addresses import Address
 from relay.egress.headers import check_headers
 from relay.egress.policy import EgressPolicy
+from relay.egress.resolver import PooledResolver
 from relay.egress.target import BadTarget, Target, parse_target
 
 MAX_ANSWER: Final = 1024 * 1024
@@ -94,7 +95,7 @@ class HttpClient:
         self.policy = policy
         self._hosts = hosts
         self._tls = ssl.create_default_context(cafile=ca_file)
-        self._resolver = resolver
+        self._resolver = resolver or PooledResolver()
         self._connect_timeout = connect_timeout
 
     def refusal(self, url: str) -> str | None:

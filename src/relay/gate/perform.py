@@ -240,7 +240,8 @@ def _idempotency(ask: Ask, spec: ActionSpec, step: Step) -> Idempotency | None:
     if ask.preview_id is not None:
         fingerprint = _preview_fingerprint(ask.preview_id)
     else:
-        form = {"action": spec.name, "params": spec.digest_form(step.params)}
+        # The key itself is stored as a hash only; with it in the form, short parameters cannot be guessed from a dump.
+        form = {"key": ask.idempotency_key, "action": spec.name, "params": spec.digest_form(step.params)}
         fingerprint = sha256_hex(canonical_json(form))
     return Idempotency(sha256_hex(ask.idempotency_key.encode()), fingerprint)
 

@@ -1,5 +1,6 @@
 """Previews: what will really happen, sealed, bound to one principal, used once."""
 
+from pydantic import ValidationError
 from pydantic_core import to_json
 
 from relay.audit.record import event
@@ -86,7 +87,11 @@ class Previews:
         """Return exactly the step that was previewed; 410 when it would not be the same any more."""
         if spec.version != row.version:
             raise Gone("The action has changed since this preview; make a new one.")
-        step = make_step(principal, spec, spec.params.model_validate_json(params), row.nonce)
+        try:
+            model = spec.params.model_validate_json(params)
+        except ValidationError:
+            raise Gone("The action's rules have changed since this preview; make a new one.") from None
+        step = make_step(principal, spec, model, row.nonce)
         if step.digest != row.digest:
             raise Gone("This preview does not match what it would run; make a new one.")
         return step

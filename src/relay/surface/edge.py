@@ -11,6 +11,7 @@ from relay.core.forwarding import is_forwarded
 from relay.core.ids import new_id
 from relay.core.networks import address_of
 from relay.core.problem import HttpsRequired
+from relay.crypto.api_key import API_KEY_PATTERN
 from relay.limits.client_address import ProxyTrust
 from relay.settings.model import Settings
 from relay.surface.answers import BASE_HEADERS, HSTS, EmptyAnswer, Header
@@ -22,6 +23,14 @@ PROBES: Final = frozenset({"/health", "/ready"})
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
 _AS_IT_IS: Final = "/%:=&?~+!$,;'@()*[]"
+
+
+def _kept(given: bytes | None) -> str | None:
+    """Return a caller's own request id if it is one; an API key sent by mistake would be recorded for ever."""
+    if given is None or _REQUEST_ID.fullmatch(given) is None:
+        return None
+    text = given.decode()
+    return None if API_KEY_PATTERN.search(text) else text
 
 
 class Edge:
@@ -52,7 +61,7 @@ class Edge:
         address, scheme = self._trust.caller(peer, scope["scheme"], headers)
         facts = RequestFacts("", address, scope["method"], headers, peer=peer, scheme=scheme)
         given = facts.header(b"x-request-id")
-        facts.request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_id("req")
+        facts.request_id = _kept(given) or new_id("req")
         return facts
 
     def headers(self, facts: RequestFacts | None) -> tuple[Header, ...]:

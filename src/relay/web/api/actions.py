@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from relay.catalog import ActionSpec, Catalog
 from relay.core.access import Access
@@ -261,7 +261,10 @@ def _masked(catalog: Catalog, state: AttemptState, params: bytes | None) -> dict
     spec = catalog.get(state.action)
     if params is None or spec is None or spec.version != state.version:
         return None
-    return spec.redact(spec.params.model_validate_json(params))
+    try:
+        return spec.redact(spec.params.model_validate_json(params))
+    except ValidationError:  # stored before a rule of the action became stricter
+        return None
 
 
 def _attempt_answer(state: AttemptState, params: dict[str, Any] | None) -> AttemptAnswer:
