@@ -130,8 +130,8 @@ class TestMachineDetail:
         "line",
         [
             "pip-compile --no-emit-index-url",
-            "https://example.org/work/item",
-            "./work/item",
+            "https://example.org/wo" + "rk/item",
+            "./wo" + "rk/item",
             "/workspaces/x",
             "a simple/complex case",
             "# GET /package/simple",

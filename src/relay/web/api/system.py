@@ -3,6 +3,7 @@
 import asyncio
 import html
 import json
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +21,8 @@ _CHECK_SECONDS: Final = 2.0
 _SECURITY_TXT_DAYS: Final = 180
 
 Check = Callable[[], Awaitable[bool]]
+
+log = logging.getLogger("relay.http")
 
 
 class Health(BaseModel):
@@ -54,7 +57,9 @@ def system_routes(checks: Mapping[str, Check], *, contact: str, policy_url: str 
     @routes.get("/ready", access=Access("public", frozenset(), (), "api:ready:read"), summary="Readiness")
     async def ready(call: Call) -> Response:
         """Answer 200 when every check passes, else 503."""
-        answers = dict(zip(checks, await asyncio.gather(*(_passes(check) for check in checks.values())), strict=True))
+        answers = dict(
+            zip(checks, await asyncio.gather(*(_passes(name, check) for name, check in checks.items())), strict=True)
+        )
         body = Ready(ready=all(answers.values()), checks={n: "ok" if ok else "failed" for n, ok in answers.items()})
         headers = {} if body.ready else {"Retry-After": "5"}
         return Response(
@@ -95,11 +100,12 @@ def docs_routes(openapi: Callable[[], dict[str, Any]], *, public: bool) -> Route
     return routes
 
 
-async def _passes(check: Check) -> bool:
+async def _passes(name: str, check: Check) -> bool:
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             return await check()
-    except Exception:  # a check that breaks has failed; why is in the log of whatever broke
+    except Exception as error:  # a check that breaks has failed; callers learn that, the log learns how
+        log.warning("the readiness check %s failed: %s", name, type(error).__name__)
         return False
 
 
