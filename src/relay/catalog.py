@@ -9,6 +9,7 @@ from typing import Any, Final, get_args, get_type_hints
 from pydantic import BaseModel
 
 from relay.core.action import Effect, Step
+from relay.core.exposed import NOTHING, Exposed
 from relay.core.limit import Limit
 from relay.core.permit import Permit, PermitRefused
 from relay.core.principal import SCOPES, Scope
@@ -41,6 +42,18 @@ Render = Callable[[Step, Any], Rendering]
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """How to learn the version of what a step changes: by another action, which takes the guarded path like any.
+
+    ``version`` takes that action's result, as plain JSON, and returns the version or None when there is none to tell.
+    """
+
+    action: str
+    params: dict[str, Any]
+    version: Callable[[dict[str, Any]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class ActionSpec:
     """An action of the catalogue.
 
@@ -51,6 +64,10 @@ class ActionSpec:
     client and reaches nothing outside, so that a crash takes its effect with it. ``limits`` and ``concurrency`` hold
     per workspace, whichever door an execution comes through: how often, and how many attempts at once (None: as many as
     may be).
+
+    ``expose`` shows policy and budgets what they may speak of; ``exposed`` is the model it returns. ``irreversible``:
+    nothing can take it back, so that the installation may hold it back for a while. ``probe`` says how to read the
+    version of what a step changes; it returns None where there is no such thing.
     """
 
     name: str
@@ -69,12 +86,24 @@ class ActionSpec:
     render: Render
     redact: Callable[[Any], dict[str, Any]]
     digest_form: Callable[[Any], dict[str, Any]]
+    expose: Callable[[Any], Exposed]
+    exposed: type[Exposed]
+    irreversible: bool
+    probe: Callable[[Any], Probe | None]
     handler: Handler = field(repr=False)
 
 
 def plain(params: BaseModel) -> dict[str, Any]:
     """Return parameters as plain JSON, defaults filled in: the redaction of an action that has no secrets."""
     return params.model_dump(mode="json")
+
+
+def _shows_nothing(_: BaseModel) -> Exposed:
+    return NOTHING
+
+
+def _has_no_version(_: BaseModel) -> None:
+    return None
 
 
 class Connector:
@@ -104,6 +133,9 @@ class Connector:
         concurrency: int | None = None,
         redact: Callable[[Any], dict[str, Any]] = plain,
         digest_form: Callable[[Any], dict[str, Any]] = plain,
+        expose: Callable[[Any], Exposed] = _shows_nothing,
+        irreversible: bool = False,
+        probe: Callable[[Any], Probe | None] = _has_no_version,
     ) -> Callable[[Handler], Handler]:
         """Declare ``async def handler(permit, params: Model, client) -> Result`` as an action.
 
@@ -123,6 +155,7 @@ class Connector:
             if self.local and effect != "read":
                 raise CatalogError(f"{name}: a local connector changes nothing, so its actions are reads")
             _check_limits(name, limits, concurrency, local=self.local)
+            exposed = _exposed_by(name, expose)
 
             async def guarded(permit: Permit, params: Any, client: Any) -> BaseModel:
                 if not isinstance(permit, Permit):
@@ -147,6 +180,10 @@ class Connector:
                 render=render,
                 redact=redact,
                 digest_form=digest_form,
+                expose=expose,
+                exposed=exposed,
+                irreversible=irreversible,
+                probe=probe,
                 handler=guarded,
             )
             return guarded
@@ -159,6 +196,19 @@ def _check_limits(name: str, limits: tuple[Limit, ...], concurrency: int | None,
         raise CatalogError(f"{name} declares two limits over the same window")
     if concurrency is not None and (concurrency < 1 or local):
         raise CatalogError(f"{name}: a concurrency is at least 1, and a local action has none")
+
+
+_EXPOSABLE: Final = (str, int, bool, frozenset[str])
+
+
+def _exposed_by(name: str, expose: Callable[[Any], Exposed]) -> type[Exposed]:
+    found = get_type_hints(expose).get("return")
+    if not (isinstance(found, type) and issubclass(found, Exposed)):
+        raise CatalogError(f"{name}: what it exposes must be declared as a model of Exposed")
+    for field_name, info in found.model_fields.items():
+        if info.annotation not in _EXPOSABLE:
+            raise CatalogError(f"{name}: policies know no field like {field_name}")
+    return found
 
 
 def _types_of(name: str, handler: Handler) -> tuple[type[BaseModel], type[BaseModel]]:

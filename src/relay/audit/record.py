@@ -43,6 +43,7 @@ def event(
     digest: str = "",
     outcome: str = "",
     details: dict[str, Any] | None = None,
+    notice: dict[str, Any] | None = None,
 ) -> EventDraft:
     """Return the draft of an event that happens now, with a new id.
 
@@ -61,6 +62,7 @@ def event(
         digest=digest,
         outcome=outcome,
         details=details,
+        notice=notice,
     )
 
 

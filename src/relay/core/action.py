@@ -1,6 +1,6 @@
 """One action on its way through the gate: the step, the decision about it and what became of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Effect = Literal["read", "write", "destructive"]
@@ -29,12 +29,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What policy says about a step, with the policy that said it."""
+    """What policy says about a step, with the policy that said it.
+
+    ``approvers`` is how many persons must agree where approval is required, ``other_person`` that one of them at least
+    must have had no part in making the requester's credential. ``inputs`` is canonical JSON of everything the decision
+    was made upon, so that it can be made again under another policy; empty when there is nothing to replay.
+    """
 
     effect: DecisionEffect
     policy_id: str
     policy_version: int
     reason: str
+    approvers: int = 1
+    other_person: bool = False
+    inputs: bytes = field(default=b"", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

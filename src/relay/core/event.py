@@ -10,7 +10,8 @@ class EventDraft:
 
     Everything but ``details`` stands in the clear and for ever: ids, tags and digests only, never a secret,
     an address of a third party or a message body. ``details`` goes into an envelope that can be erased;
-    the row keeps a salted commitment to it.
+    the row keeps a salted commitment to it. ``notice`` is plain JSON for the workspace's webhook endpoints, sent when
+    the tag is one that they can ask for; it is no part of the row and holds nothing that the row could not.
     """
 
     id: str
@@ -25,6 +26,7 @@ class EventDraft:
     digest: str = ""
     outcome: str = ""
     details: dict[str, Any] | None = field(default=None)
+    notice: dict[str, Any] | None = field(default=None)
 
 
 @dataclass(frozen=True, slots=True)

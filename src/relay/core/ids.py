@@ -4,7 +4,27 @@ import os
 import time
 from typing import Final, Literal
 
-Kind = Literal["att", "aud", "evt", "ins", "key", "nce", "pep", "pln", "prv", "req", "run"]
+Kind = Literal[
+    "apr",
+    "att",
+    "aud",
+    "bud",
+    "dec",
+    "dlv",
+    "end",
+    "evt",
+    "ins",
+    "key",
+    "msg",
+    "nce",
+    "ntc",
+    "pep",
+    "pln",
+    "prv",
+    "rcv",
+    "req",
+    "run",
+]
 
 _RANDOM_BYTES: Final = 10
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 from relay.catalog import ActionSpec, Catalog
 from relay.core.action import Decision, Failure, Outcome, Step
 from relay.core.canonical import canonical_json
+from relay.core.circumstances import Circumstances
+from relay.core.clock import now
 from relay.core.ids import new_id
 from relay.core.permit import boot_clock
 from relay.core.principal import Principal
@@ -51,9 +53,9 @@ class Performer:
         self._limits = limits
         self.attempts = attempts
 
-    def visible(self, principal: Principal) -> list[ActionSpec]:
+    async def visible(self, principal: Principal) -> list[ActionSpec]:
         """Return the actions that this principal could run with some parameters; no other is ever named to it."""
-        return [spec for spec in self._catalog if self._policy.could_run(principal, spec)]
+        return [spec for spec in self._catalog if await self._policy.could_run(principal, spec)]
 
     async def consider(self, principal: Principal, action: str, params: Any, prefix: str = "") -> Considered:
         """Validate and decide without writing anything; a refusal of the rendering (egress) is a denial.
@@ -65,7 +67,7 @@ class Performer:
         return await self._considered(principal, spec, step)
 
     async def _considered(self, principal: Principal, spec: ActionSpec, step: Step) -> Considered:
-        decision = await decide(self._policy, principal, spec, step)
+        decision = await decide(self._policy, principal, spec, step, Circumstances(now()))
         rendering = await asyncio.to_thread(spec.render, step, self._catalog.client(spec.name))
         if rendering.refusal is not None and decision.effect != "deny":
             decision = Decision("deny", "builtin:egress", 1, rendering.refusal)
@@ -97,7 +99,7 @@ class Performer:
                 raise
             return await self._twin(principal, ask, remembered, None)
         idempotency = _idempotency(ask, spec, step)
-        decision = await decide(self._policy, principal, spec, step)
+        decision = await decide(self._policy, principal, spec, step, Circumstances(now()))
         if decision.effect != "allow":
             await self.attempts.deny(principal, ask, step, decision)
             raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)

@@ -58,7 +58,7 @@ class Plans:
         Nothing is executed. A proposal with a step that is not valid becomes a plan without steps, since half of
         what was asked for is not what was asked for.
         """
-        proposal = await self._planner.propose(prompt, context, self._gate.visible(principal))
+        proposal = await self._planner.propose(prompt, context, await self._gate.visible(principal))
         try:
             considered = await self._considered(principal, proposal)
         except Invalid:

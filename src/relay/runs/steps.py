@@ -108,7 +108,7 @@ async def consider(gate: Performer, principal: Principal, steps: Iterable[RunSte
     A step with references is considered with stand-ins for them (see ``stand_ins``): its decision is a forecast,
     and its summary is the action's own. The gate decides again, on the real values, when its turn comes.
     """
-    known = {spec.name: spec for spec in gate.visible(principal)}
+    known = {spec.name: spec for spec in await gate.visible(principal)}
     return [await _considered(gate, principal, step, f"/steps/{place}", known) for place, step in enumerate(steps)]
 
 

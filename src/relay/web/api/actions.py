@@ -135,7 +135,7 @@ def actions_routes(performer: Performer, catalog: Catalog) -> Routes:
     )
     async def list_actions(call: Call) -> ActionList:
         """Return what the caller could run, with the JSON Schemas of parameters and results."""
-        return ActionList(actions=list(_items(performer.visible(call.principal), items)))
+        return ActionList(actions=list(_items(await performer.visible(call.principal), items)))
 
     @routes.post(
         "/actions/preview",

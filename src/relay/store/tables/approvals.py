@@ -1,0 +1,1 @@
+"""The tables of approvals: requests, decisions, and the notices that go out about them."""

@@ -1,0 +1,1 @@
+"""The tables of budgets and of the kill switch."""

@@ -1,0 +1,1 @@
+"""The tables of what is received: receivers and verified events."""

@@ -1,0 +1,1 @@
+"""The tables of what is sent: endpoints, events and deliveries."""
