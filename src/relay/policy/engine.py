@@ -1,0 +1,196 @@
+"""The decision: Cedar over the workspace's policies and the baseline, and what would have to be agreed to."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cedarpy import Decision as CedarDecision
+from cedarpy import is_authorized_batch
+
+from relay.catalog import ActionSpec
+from relay.core.action import Decision, DecisionEffect, Step
+from relay.core.circumstances import Circumstances
+from relay.core.principal import Principal
+from relay.policy.analysis import EVERYTHING, Path
+from relay.policy.compiled import CompiledPolicies, Slice, Statement
+from relay.policy.context import inputs_of
+from relay.policy.entities import TYPES, entities_of, request_of
+from relay.policy.inputs import ActionFacts, DecisionInputs, PrincipalFacts, action_facts, encode_json, principal_facts
+from relay.policy.reach import Reach
+from relay.policy.reasons import allowed, denied, failed, needs
+from relay.policy.source import Active, PolicySource
+from relay.policy.visible import could_match
+
+MAX_APPROVERS: Final = 5
+MAX_REMEMBERED: Final = 1024
+"""Characters of a context that is remembered with its decision; what is longer hardly comes again."""
+
+
+class CedarPolicy:
+    """Decides by the active policies of the principal's workspace; whatever fails is raised, which is a denial."""
+
+    def __init__(self, source: PolicySource, reach: Reach) -> None:
+        self._source = source
+        self._reach = reach
+
+    async def decide(
+        self, principal: Principal, spec: ActionSpec, step: Step, circumstances: Circumstances
+    ) -> Decision:
+        active = await self._source.active(principal.workspace_id)
+        inputs = inputs_of(principal, spec, step, circumstances, self._reach)
+        return _decision(inputs, active, inputs.encode())
+
+    async def could_run(self, principal: Principal, spec: ActionSpec) -> bool:
+        """A principal without the action's scope sees it all the same: with another scope it may preview and plan."""
+        active = await self._source.active(principal.workspace_id)
+        return could_match(principal_facts(principal), action_facts(spec), active.policies)
+
+
+def evaluate(inputs: DecisionInputs, active: Active) -> Decision:
+    """Return the decision about recorded inputs under any policies, the same for the same; without ``inputs`` in it.
+
+    The scope comes first. Then: permitted by Cedar is ``allow``. Otherwise ``require_approval`` with the least demand
+    under which it would be permitted: one person, one who had no part in the requester's key, two persons, and so on up
+    to five. Else ``deny``, as for any error in any policy on the way, also where another policy would have decided.
+    """
+    return _decision(inputs, active, b"")
+
+
+def _decision(inputs: DecisionInputs, active: Active, recorded: bytes) -> Decision:
+    if inputs.action.scope not in inputs.principal.scopes:
+        verdict = _Verdict("deny", f"This needs the scope {inputs.action.scope}.")
+    elif active.broken:
+        verdict = _Verdict("deny", active.broken)
+    else:
+        verdict = _verdict(inputs, active.policies)
+    return Decision(
+        effect=verdict.effect,
+        policy_id=active.policy_id,
+        policy_version=active.version,
+        reason=verdict.reason,
+        approvers=verdict.approvers,
+        other_person=verdict.other_person,
+        inputs=recorded,
+        policies=tuple(statement.label for statement in verdict.by),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """Who has agreed, or would have to."""
+
+    approvals: int
+    other_person: bool
+
+    def seen(self, looks_at: Iterable[Path]) -> dict[str, Any]:
+        """Return what a slice's policies see of it."""
+        context = {"approved": self.approvals > 0, "approvals": self.approvals, "other_person": self.other_person}
+        return {name: value for name, value in context.items() if (name,) in looks_at or EVERYTHING in looks_at}
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    effect: DecisionEffect
+    reason: str
+    approvers: int = 1
+    other_person: bool = False
+    by: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    permitted: bool
+    errors: bool
+    by: tuple[Statement, ...]
+
+
+def _verdict(inputs: DecisionInputs, policies: CompiledPolicies) -> _Verdict:
+    who, what = inputs.principal, inputs.action
+    chosen = policies.slice(TYPES[who.kind], who.id, what.name, what.groups, what.connector)
+    # What no policy of the slice looks at cannot change what Cedar answers, so it is neither sent nor part of the key.
+    seen = _seen(inputs.context, chosen.looks_at)
+    text = encode_json(seen) if seen else ""
+    key = (chosen.number, who, what, text, inputs.approvals, inputs.other_person)
+    found: _Verdict | None = policies.known(key)
+    if found is None:
+        found = _Question(who, what, chosen, seen).verdict(_Demand(inputs.approvals, inputs.other_person))
+        if len(text) <= MAX_REMEMBERED:
+            policies.remember(key, found)
+    return found
+
+
+def _seen(context: dict[str, Any], looks_at: Iterable[Path]) -> dict[str, Any]:
+    """Return the part of the context that the paths lead to, with each record that one leads through."""
+    seen: dict[str, Any] = {}
+    for path in looks_at:
+        if path == EVERYTHING:
+            return context
+        value = context.get(path[0])
+        if value is None:
+            continue
+        if len(path) == 1:
+            seen[path[0]] = value
+        else:
+            part = seen.setdefault(path[0], {})
+            if isinstance(value, dict) and path[1] in value:
+                part[path[1]] = value[path[1]]
+    return seen
+
+
+class _Question:
+    """One request, put to Cedar under one demand after the other."""
+
+    def __init__(self, who: PrincipalFacts, what: ActionFacts, chosen: Slice, seen: dict[str, Any]) -> None:
+        self._request = request_of(who, what)
+        self._entities = entities_of(who, what)
+        self._chosen = chosen
+        self._seen = seen
+
+    def verdict(self, actual: _Demand) -> _Verdict:
+        first = self._ask(actual)
+        if first.errors:
+            return _Verdict("deny", failed(first.by), by=first.by)
+        if first.permitted:
+            return _Verdict("allow", allowed(first.by), by=first.by)
+        if not self._chosen.permits:
+            return _Verdict("deny", denied(first.by), by=first.by)
+        tried = [actual.seen(self._chosen.looks_at)]
+        for demand in _greater(actual):
+            if (looks := demand.seen(self._chosen.looks_at)) in tried:
+                continue
+            tried.append(looks)
+            answer = self._ask(demand)
+            if answer.errors:
+                return _Verdict("deny", failed(answer.by), by=answer.by)
+            if answer.permitted:
+                by = first.by or answer.by
+                reason = needs(by, demand.approvals, other_person=demand.other_person)
+                return _Verdict("require_approval", reason, demand.approvals, demand.other_person, by)
+        return _Verdict("deny", denied(first.by), by=first.by)
+
+    def _ask(self, demand: _Demand) -> _Answer:
+        context = encode_json({**self._seen, **demand.seen(self._chosen.looks_at)})
+        request = {**self._request, "context": context}
+        (result,) = is_authorized_batch([request], self._chosen.policies, self._entities)
+        diagnostics = result.diagnostics
+        statements = self._chosen.statements
+        if diagnostics.errors or result.decision is CedarDecision.NoDecision:
+            return _Answer(False, True, tuple(_named_in(diagnostics.errors, statements)))
+        by = tuple(statement for policy, statement in statements.items() if policy in diagnostics.reasons)
+        return _Answer(result.decision is CedarDecision.Allow, False, by)
+
+
+def _greater(actual: _Demand) -> Iterator[_Demand]:
+    """Yield the demands that ask for more than there is, the least first."""
+    for approvals in range(max(1, actual.approvals), MAX_APPROVERS + 1):
+        for other_person in (False, True):
+            demand = _Demand(approvals, other_person)
+            if demand != actual and other_person >= actual.other_person:
+                yield demand
+
+
+def _named_in(errors: Iterable[str], statements: dict[str, Statement]) -> Iterator[Statement]:
+    """Yield the policies that Cedar's messages name. The messages themselves may quote parameters."""
+    for policy, statement in statements.items():
+        if any(f"`{policy}`" in error for error in errors):
+            yield statement
