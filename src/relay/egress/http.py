@@ -9,13 +9,13 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from relay.core.effect import EffectError, EffectForbidden, EffectRefused, EffectUnknown
+from relay.core.effect import EffectError, EffectForbidden, EffectUnknown, EffectUnsent
 from relay.core.permit import Permit
 from relay.egress.addresses import Address
 from relay.egress.headers import check_headers
@@ -55,11 +55,20 @@ class HttpAnswer:
     truncated: bool
 
 
+class Leave(Protocol):
+    """What allows one request: a permit, or the lease of a delivery."""
+
+    def ensure_live(self) -> None:
+        """Return while the request may still be begun; raise otherwise."""
+        ...
+
+
 @dataclass(slots=True)
 class _Flight:
     """How far one request has come; what failed is judged by this and not by the kind of exception."""
 
-    permit: Permit
+    leave: Leave
+    most: int
     left: bool = False
     forbidden: str | None = None
     status: int | None = None
@@ -68,7 +77,7 @@ class _Flight:
 
     def answer(self, *, truncated: bool) -> HttpAnswer:
         assert self.status is not None
-        return HttpAnswer(self.status, self.headers, bytes(self.body[:MAX_ANSWER]), truncated)
+        return HttpAnswer(self.status, self.headers, bytes(self.body[: self.most]), truncated)
 
 
 class _Lost(Exception):
@@ -91,12 +100,14 @@ class HttpClient:
         ca_file: str | None = None,
         resolver: AbstractResolver | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
+        max_answer: int = MAX_ANSWER,
     ) -> None:
         self.policy = policy
         self._hosts = hosts
         self._tls = ssl.create_default_context(cafile=ca_file)
         self._resolver = resolver or PooledResolver()
         self._connect_timeout = connect_timeout
+        self._max_answer = max_answer
 
     def refusal(self, url: str) -> str | None:
         """Say why a request to ``url`` would be refused, without looking any name up; None when nothing is known."""
@@ -119,16 +130,29 @@ class HttpClient:
         """Send one request, once, and return the answer, whatever its status.
 
         ``timeout`` is in seconds and bounds the whole. The permit is checked immediately before the first byte of
-        the request is written. :class:`EffectForbidden` when egress denies the destination, :class:`EffectRefused`
+        the request is written. :class:`EffectForbidden` when egress denies the destination, :class:`EffectUnsent`
         when nothing was written (unresolvable, unreachable, TLS failed, out of time), :class:`EffectUnknown` when
         something was and no status came back. ValueError for a malformed method or header. A cancellation
         propagates at once; whether bytes had left is then not known.
         """
+        return await self._send(permit, method=method, url=url, headers=headers, body=body, timeout=timeout)
+
+    async def _send(
+        self,
+        leave: Leave,
+        *,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: float,  # noqa: ASYNC109 - the time-out is part of how an outcome is judged
+    ) -> HttpAnswer:
+        """Do what :meth:`request` does, for clients in this package that act under another leave than a permit."""
         target = self._admit(url)
         sent = wire_headers(headers)
         if not _METHOD.fullmatch(method):
             raise ValueError("malformed method")
-        flight = _Flight(permit)
+        flight = _Flight(leave, self._max_answer)
         try:
             async with asyncio.timeout(timeout):
                 return await self._fly(flight, target, method, sent, body)
@@ -171,7 +195,7 @@ class HttpClient:
             flight.status = answer.status
             async for chunk in answer.content.iter_any():
                 flight.body += chunk
-                if len(flight.body) > MAX_ANSWER:
+                if len(flight.body) > self._max_answer:
                     return flight.answer(truncated=True)
         return flight.answer(truncated=False)
 
@@ -218,7 +242,7 @@ def _before_first_byte(flight: _Flight) -> aiohttp.TraceConfig:
     """Return hooks that run after the connection stands and before aiohttp hands the first byte to it."""
 
     async def headers_ready(_session: aiohttp.ClientSession, _context: SimpleNamespace, _params: Any) -> None:
-        flight.permit.ensure_live()
+        flight.leave.ensure_live()
         flight.left = True
 
     config = aiohttp.TraceConfig()
@@ -247,12 +271,12 @@ def _classify(flight: _Flight, error: BaseException, target: Target) -> EffectEr
     if flight.forbidden is not None:
         return EffectForbidden("egress_denied", flight.forbidden)
     if isinstance(error, TimeoutError):
-        return EffectRefused("connect_timeout", f"No connection to {where} could be made in time.")
+        return EffectUnsent("connect_timeout", f"No connection to {where} could be made in time.")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return EffectRefused("unresolvable", f"The name {target.host} could not be resolved.")
+        return EffectUnsent("unresolvable", f"The name {target.host} could not be resolved.")
     if isinstance(error, aiohttp.ClientSSLError):
-        return EffectRefused("tls_failed", f"The TLS certificate or handshake of {where} was not acceptable.")
-    return EffectRefused("unreachable", f"No connection to {where} could be made.")
+        return EffectUnsent("tls_failed", f"The TLS certificate or handshake of {where} was not acceptable.")
+    return EffectUnsent("unreachable", f"No connection to {where} could be made.")
 
 
 def _joined(headers: Any) -> dict[str, str]:

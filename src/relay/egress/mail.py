@@ -15,6 +15,7 @@ from typing import Final, Literal, Protocol
 
 from relay.core.effect import EffectRefused, EffectUnknown
 from relay.core.permit import Permit, PermitRefused
+from relay.egress.http import Leave
 
 LOCAL_SENDER: Final = "relay@localhost"
 
@@ -93,6 +94,17 @@ class MailTransport(Protocol):
         ...
 
 
+class NoticeTransport(Protocol):
+    """What carries the installation's own mail: a transport that acts under another leave than a permit."""
+
+    @property
+    def sender(self) -> str: ...
+
+    async def deliver(self, permit: Leave, *, recipients: Sequence[str], message: bytes) -> MailReceipt:
+        """Hand over ``message`` as :meth:`MailTransport.deliver` does."""
+        ...
+
+
 class MaildirTransport:
     """Stores messages in a Maildir (folders ``tmp``, ``new``, ``cur``; mode 0700, files 0600) instead of sending.
 
@@ -110,12 +122,12 @@ class MaildirTransport:
             "nothing leaves this machine."
         )
 
-    async def deliver(self, permit: Permit, *, recipients: Sequence[str], message: bytes) -> MailReceipt:
+    async def deliver(self, permit: Leave, *, recipients: Sequence[str], message: bytes) -> MailReceipt:
         """Store the message, byte for byte; see :class:`MailTransport`. The envelope's recipients are not stored."""
         await asyncio.to_thread(self._store, permit, message)
         return MailReceipt("maildir")
 
-    def _store(self, permit: Permit, message: bytes) -> None:
+    def _store(self, permit: Leave, message: bytes) -> None:
         name = _unique_name()
         draft, final = self.folder / "tmp" / name, self.folder / "new" / name
         try:

@@ -114,6 +114,18 @@ class EgressPolicy:
             return reasons[0] if all(reasons) else None
         return None
 
+    def opens(self, target: Target) -> bool:
+        """Tell whether an entry of ``allow`` names this very target: its host, or a network around its address."""
+        peers = [target.address] if target.address is not None else []
+        if target.host == "localhost" or target.host.endswith(".localhost"):
+            peers = [numeric("127.0.0.1"), numeric("::1")]
+        return any(
+            entry.host == target.host and entry.port in (None, target.port)
+            if entry.host is not None
+            else any(entry.opens(peer, target.port, target.host) for peer in peers)
+            for entry in self._allow
+        )
+
     def peer_refusal(self, peer: str, port: int, *, name: str, own: frozenset[Address] = frozenset()) -> str | None:
         """Say why a socket to the numeric address ``peer`` must not be made; None when it may.
 

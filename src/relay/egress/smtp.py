@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from relay.core.effect import EffectError, EffectRefused, EffectUnknown
-from relay.core.permit import Permit
+from relay.core.effect import EffectError, EffectRefused, EffectUnknown, EffectUnsent
+from relay.egress.http import Leave
 from relay.egress.mail import MailReceipt, check_address
 
 DEFAULT_TIMEOUT: Final = 60.0
@@ -64,7 +64,7 @@ class SmtpTransport:
     def __repr__(self) -> str:
         return f"SmtpTransport({self._relay.host}:{self._relay.port})"
 
-    async def deliver(self, permit: Permit, *, recipients: Sequence[str], message: bytes) -> MailReceipt:
+    async def deliver(self, permit: Leave, *, recipients: Sequence[str], message: bytes) -> MailReceipt:
         """Send the message, byte for byte, to all of ``recipients`` or to none.
 
         See :class:`~relay.egress.mail.MailTransport`. When the relay refuses one recipient the transaction is reset
@@ -84,7 +84,7 @@ class SmtpTransport:
         except TimeoutError:
             if delivery.abort():
                 raise EffectUnknown("smtp_timeout", "The mail relay did not confirm the message in time.") from None
-            raise EffectRefused("smtp_timeout", "The mail relay did not take the message in time.") from None
+            raise EffectUnsent("smtp_timeout", "The mail relay did not take the message in time.") from None
         except asyncio.CancelledError:
             delivery.abort()
             raise
@@ -145,7 +145,7 @@ class _Aborted(Exception):
 class _Delivery:
     """One message on its way, driven phase by phase in a worker thread."""
 
-    def __init__(self, relay: _Relay, permit: Permit, sender: str, recipients: list[str], message: bytes) -> None:
+    def __init__(self, relay: _Relay, permit: Leave, sender: str, recipients: list[str], message: bytes) -> None:
         self._relay = relay
         self._permit = permit
         self._sender = sender
@@ -294,7 +294,7 @@ class _Delivery:
     def _failed(self, code: str, sentence: str) -> EffectError:
         if self._left:
             return EffectUnknown(code, f"{sentence} before it confirmed the message.")
-        return EffectRefused(code, f"{sentence}; nothing was sent.")
+        return EffectUnsent(code, f"{sentence}; nothing was sent.")
 
     def _excerpt(self, reply: bytes | str) -> str:
         text = reply.decode("ascii", "replace") if isinstance(reply, bytes) else reply

@@ -1,0 +1,45 @@
+"""Posting to webhook endpoints: like any other destination that others choose, under a lease in place of a permit."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from relay.core.effect import EffectForbidden
+from relay.egress.http import HttpAnswer, HttpClient, Leave
+from relay.egress.policy import EgressPolicy
+from relay.egress.target import BadTarget, parse_target
+
+KEPT_OF_ANSWER: Final = 1024
+
+
+class WebhookClient(HttpClient):
+    """A client for deliveries. Plain HTTP goes only where EGRESS_ALLOW names the very host or network."""
+
+    def __init__(self, policy: EgressPolicy, *, ca_file: str | None = None) -> None:
+        super().__init__(policy, ca_file=ca_file, max_answer=KEPT_OF_ANSWER)
+
+    def refusal(self, url: str) -> str | None:
+        """Say why nothing would be delivered to ``url``, without looking any name up; None when nothing is known."""
+        try:
+            target = parse_target(url)
+        except BadTarget as error:
+            return str(error)
+        if target.scheme == "http" and not self.policy.opens(target):
+            return "Webhooks go over https; plain http only to a host that EGRESS_ALLOW names."
+        return super().refusal(url)
+
+    async def post(
+        self,
+        leave: Leave,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        timeout: float,  # noqa: ASYNC109 - the time-out is part of how an attempt is judged
+    ) -> HttpAnswer:
+        """Post once, within ``timeout`` seconds; ``body`` of the answer is at most its first KiB.
+
+        Errors as of :meth:`~relay.egress.http.HttpClient.request`.
+        """
+        if (reason := self.refusal(url)) is not None:
+            raise EffectForbidden("egress_denied", reason)
+        return await self._send(leave, method="POST", url=url, headers=headers, body=body, timeout=timeout)

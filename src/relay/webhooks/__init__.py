@@ -1,0 +1,1 @@
+"""Webhooks: events to a workspace's endpoints, and signed events from outside."""

@@ -1,0 +1,249 @@
+"""Sending: for each endpoint a few streams, each of which makes one delivery after the other while any is due.
+
+An endpoint whose breaker is open is a suspect. Suspects share a lane of their own, so that receivers which hang cannot
+take the places of those that answer.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Collection
+from typing import Final
+
+from relay.core.clock import MICROSECONDS, now
+from relay.core.effect import EffectError
+from relay.core.permit import boot_clock
+from relay.egress.http import HttpAnswer
+from relay.egress.webhooks import WebhookClient
+from relay.queue.protocol import Queue
+from relay.store.database import Database
+from relay.store.deliveries import DeliveriesOfAllWorkspaces
+from relay.store.writer import StoreUnavailable
+from relay.webhooks.journal import ERASED, Attempted, Claim, Journal
+from relay.webhooks.outbox import Outbox
+from relay.webhooks.schedule import Schedule, asked_pause
+
+KIND: Final = "endpoint"
+PLACES: Final = 128
+PLACES_FOR_SUSPECTS: Final = 32
+_SWEEP_LIMIT: Final = 5_000
+_RETRY_SECONDS: Final = 0.5
+
+log = logging.getLogger("relay.webhooks")
+
+
+class LeaseOver(Exception):
+    """The lease ended before the first byte left: another process may be sending by now."""
+
+
+class _Lease:
+    def __init__(self, seconds: float) -> None:
+        self._until = boot_clock() + seconds
+
+    def ensure_live(self) -> None:
+        if boot_clock() >= self._until:
+            raise LeaseOver
+
+
+class _Flow:
+    """The streams of one endpoint in this process. ``again`` says that something may have become due meanwhile."""
+
+    __slots__ = ("again", "endpoint_id", "streams", "suspect")
+
+    def __init__(self, endpoint_id: str, suspect: bool) -> None:
+        self.endpoint_id = endpoint_id
+        self.streams = 0
+        self.suspect = suspect
+        self.again = False
+
+
+class Sender:
+    """Delivers what is due. The queue says which endpoint to look at; the tables say what there is to do."""
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Journal,
+        client: WebhookClient,
+        queue: Queue,
+        outbox: Outbox,
+        schedule: Schedule,
+        *,
+        places: int = PLACES,
+        places_for_suspects: int = PLACES_FOR_SUSPECTS,
+    ) -> None:
+        self._database = database
+        self._journal = journal
+        self._client = client
+        self._queue = queue
+        self._concurrency = schedule.concurrency
+        self._timeout = schedule.timeout / MICROSECONDS
+        self._lease = schedule.lease / MICROSECONDS
+        self._sweep_seconds = schedule.sweep / MICROSECONDS
+        self._lanes = {False: asyncio.Semaphore(places), True: asyncio.Semaphore(places_for_suspects)}
+        self._flows: dict[str, _Flow] = {}
+        self._suspects: set[str] = set()
+        self._streams: set[asyncio.Task[None]] = set()
+        self._woken: set[str] = set()
+        self._wakes = asyncio.Event()
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        queue.handle(KIND, self.work)
+        outbox.listen(self.wake)
+
+    async def start(self, *, work: bool, sole_process: bool) -> None:
+        """Pass on what becomes due, and with ``work`` send it; a sole process takes over what a dead one had begun."""
+        self._tasks.append(asyncio.create_task(self._pass_on(), name="webhooks-pass-on"))
+        if work:
+            if sole_process:
+                await self._journal.void_leases()
+            self._tasks.append(asyncio.create_task(self._sweep_for_ever(), name="webhooks-sweep"))
+
+    async def stop(self, grace: float) -> None:
+        """Begin no more deliveries and wait up to ``grace`` seconds for those under way.
+
+        Those that are cut off then are made again by whoever starts next, as after a crash.
+        """
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._streams:
+            _, late = await asyncio.wait(self._streams, timeout=grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def wake(self, endpoints: Collection[str]) -> None:
+        """Have these endpoints looked at soon. Never waits."""
+        self._woken.update(endpoints)
+        self._wakes.set()
+
+    async def work(self, endpoint_id: str) -> None:
+        """Begin to deliver what an endpoint has due; the queue's handler. Returns at once, safe to call at any time."""
+        if self._stopping:
+            return
+        flow = self._flows.get(endpoint_id)
+        if flow is None:
+            flow = self._flows[endpoint_id] = _Flow(endpoint_id, endpoint_id in self._suspects)
+        self._more(flow)
+
+    def _more(self, flow: _Flow) -> None:
+        """Add a stream where there is room for one, else leave word for those that are there."""
+        flow.again = True
+        if self._stopping or flow.streams >= (1 if flow.suspect else self._concurrency):
+            return
+        flow.streams += 1
+        task = asyncio.create_task(self._stream(flow), name=f"webhooks-{flow.endpoint_id}")
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+
+    async def _stream(self, flow: _Flow) -> None:
+        lane_changed = False
+        try:
+            async with self._lanes[flow.suspect]:
+                lane_changed = await self._drain(flow, flow.suspect)
+        except StoreUnavailable as error:
+            log.warning("deliveries to %s wait for the database: %s", flow.endpoint_id, error)
+        except Exception as error:  # a defect must not end the others; the lease ends and the sweep comes back to it
+            log.error("deliveries to %s broke: %s", flow.endpoint_id, type(error).__name__, exc_info=error)
+        finally:
+            flow.streams -= 1
+            if flow.streams == 0 and not lane_changed:
+                self._flows.pop(flow.endpoint_id, None)
+        if lane_changed:
+            self._more(flow)
+
+    async def _drain(self, flow: _Flow, suspect: bool) -> bool:
+        """Deliver until nothing is due; True when what remains belongs into the other lane."""
+        done: Attempted | None = None
+        while True:
+            flow.again = False
+            claim = await self._insist(flow.endpoint_id, done)
+            if claim is None:
+                if flow.again and not self._stopping:
+                    done = None
+                    continue
+                return False
+            self._judge(flow, claim.suspect)
+            if claim.suspect == suspect and not suspect:
+                self._more(flow)
+            done = await self._attempt(claim)
+            if done is None:
+                return False
+            if self._stopping or flow.suspect != suspect:
+                await self._journal.finish(done)
+                return flow.suspect != suspect
+
+    def _judge(self, flow: _Flow, suspect: bool) -> None:
+        flow.suspect = suspect
+        if suspect:
+            self._suspects.add(flow.endpoint_id)
+        else:
+            self._suspects.discard(flow.endpoint_id)
+
+    async def _insist(self, endpoint_id: str, done: Attempted | None) -> Claim | None:
+        """Write and claim. What a delivery came to is tried again as long as its lease may last."""
+        until = time.monotonic() + self._lease
+        while True:
+            try:
+                return await self._journal.next(endpoint_id, done)
+            except StoreUnavailable:
+                if done is None or self._stopping or time.monotonic() >= until:
+                    raise
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _attempt(self, claim: Claim) -> Attempted | None:
+        """Make one attempt; None when the lease was over before anything left."""
+        at, began = now(), time.monotonic()
+
+        def took() -> int:
+            return round((time.monotonic() - began) * 1000)
+
+        if claim.body is None:
+            return Attempted(claim, at, 0, error=(ERASED, "The event was erased after its retention."))
+        headers = claim.sealed.headers(claim.delivery.message_id, claim.body, at, legacy=claim.legacy)
+        lease = _Lease(self._lease - self._timeout)
+        try:
+            answer = await self._client.post(lease, claim.sealed.url, headers, claim.body, timeout=self._timeout)
+        except LeaseOver:
+            return None
+        except EffectError as error:
+            return Attempted(claim, at, took(), error=(error.code, error.detail))
+        return _answered(claim, at, took(), answer)
+
+    async def _pass_on(self) -> None:
+        while True:
+            await self._wakes.wait()
+            self._wakes.clear()
+            woken, self._woken = self._woken, set()
+            for endpoint_id in woken:
+                with contextlib.suppress(StoreUnavailable):  # the sweep finds it
+                    await self._queue.put(KIND, endpoint_id)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(StoreUnavailable):  # the next sweep finds the same
+                for endpoint_id in await DeliveriesOfAllWorkspaces.endpoints_due(
+                    self._database.reader, now(), _SWEEP_LIMIT
+                ):
+                    await self._queue.put(KIND, endpoint_id)
+            await asyncio.sleep(self._sweep_seconds)
+
+
+def _answered(claim: Claim, at: int, took: int, answer: HttpAnswer) -> Attempted:
+    error = None
+    if 300 <= answer.status < 400:
+        error = ("redirected", f"The receiver answered {answer.status}; redirects are not followed.")
+    elif not 200 <= answer.status < 300:
+        error = (f"status_{answer.status}", f"The receiver answered {answer.status}.")
+    return Attempted(
+        claim,
+        at,
+        took,
+        status_code=answer.status,
+        error=error,
+        asked=asked_pause(answer.status, answer.headers.get("retry-after"), now()),
+        answer=answer.body,
+    )
