@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text
 
 from relay.core.clock import now
-from relay.core.effect import EffectRefused, EffectUnknown
+from relay.core.effect import EffectError, EffectRefused, EffectUnknown, EffectUnsent
 from relay.core.plan import PlanStep
 from relay.core.principal import Principal
 from relay.core.problem import (
@@ -451,3 +451,36 @@ async def test_a_result_that_cannot_be_opened_ends_the_run(
     ended = await house.ended(who, run_id)
     assert statuses(ended) == ["succeeded", "succeeded", "failed"]
     assert ended.steps[2].error_code == "internal"
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("error", "tries"), [(EffectUnsent("unreachable", "Nobody there."), 2), (EffectRefused("no", "No."), 1)]
+    )
+    async def test_only_what_nobody_received_is_tried_again(
+        self, house: RunsHouse, who: Principal, error: EffectError, tries: int
+    ) -> None:
+        house.world.fail("say it", error)
+        draft = StepDraft("test.say", {"text": "say it"}, retries=1)
+        run_id = await house.start_run(who, draft, said("after"))
+        async with asyncio.timeout(60):
+            while (state := await house.runs.show(who, run_id)).run.status != "failed":
+                await asyncio.sleep(0.05)
+        assert statuses(state) == ["failed", "cancelled"]
+        assert house.world.texts == ["say it"] * tries
+
+    async def test_without_retries_there_is_one_try(self, house: RunsHouse, who: Principal) -> None:
+        house.world.fail("say it", EffectUnsent("unreachable", "Nobody there."))
+        state = await house.ended(who, await house.start_run(who, said("say it")))
+        assert state.run.status == "failed" and house.world.texts == ["say it"]
+
+    async def test_a_step_s_own_time_out_ends_it(self, house: RunsHouse, who: Principal) -> None:
+        house.world.hold("slow")
+        draft = StepDraft("test.say", {"text": "slow"}, timeout_seconds=0.2)
+        state = await house.ended(who, await house.start_run(who, draft))
+        assert statuses(state) == ["unknown"] and state.steps[0].error_code == "timed_out"
+
+    async def test_a_time_out_beyond_the_action_s_own_is_refused(self, house: RunsHouse, who: Principal) -> None:
+        with pytest.raises(Invalid) as refused:
+            await house.start_run(who, StepDraft("test.say", {"text": "x"}, timeout_seconds=20.5))
+        assert refused.value.extensions["errors"][0]["pointer"] == "/steps/0/timeout_seconds"

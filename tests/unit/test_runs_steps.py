@@ -59,6 +59,36 @@ class TestArrange:
         assert unpack(pack("n", [step])) == ("n", (step,))
 
 
+class TestOptions:
+    def test_they_are_kept_and_sealed(self) -> None:
+        steps = arrange([StepDraft("a.b", {}, timeout_seconds=2.5, retries=3), StepDraft("a.b", {})])
+        assert [(step.timeout_seconds, step.retries) for step in steps] == [(2.5, 3), (None, 0)]
+        assert unpack(pack("nce_1", steps)) == ("nce_1", steps)
+
+    def test_what_was_sealed_and_digested_without_them_is_the_same_as_with_none(self) -> None:
+        (step,) = arrange([StepDraft("a.b", {"x": 1})])
+        assert (
+            pack("n", [step]) == b'{"nonce":"n","steps":[{"id":"s1","action":"a.b","params":{"x":1},"depends_on":[]}]}'
+        )
+        (other,) = arrange([StepDraft("a.b", {"x": 1}, retries=1)])
+        assert plan_digest("w", "p", "n", [step]) != plan_digest("w", "p", "n", [other])
+
+    @pytest.mark.parametrize(
+        ("options", "pointer"),
+        [
+            ({"retries": 6}, "/steps/0/retries"),
+            ({"retries": -1}, "/steps/0/retries"),
+            ({"timeout_seconds": 0.0}, "/steps/0/timeout_seconds"),
+            ({"timeout_seconds": -1.0}, "/steps/0/timeout_seconds"),
+            ({"timeout_seconds": float("nan")}, "/steps/0/timeout_seconds"),
+        ],
+    )
+    def test_out_of_bounds_is_refused(self, options: dict[str, Any], pointer: str) -> None:
+        with pytest.raises(Invalid) as refused:
+            arrange([StepDraft("a.b", {}, **options)])
+        assert pointers(refused) == [pointer]
+
+
 class TestDigest:
     STEP = RunStep("s1", "a.b", {"x": 1}, ())
 

@@ -18,7 +18,10 @@ from relay.store.runs import RunRepository, RunRow, RunsOfAllWorkspaces, StepRow
 from relay.store.writer import Tx
 
 T = TypeVar("T")
-LEASE_SECONDS: Final = 30
+LEASE_SECONDS: Final = 15
+
+Recall = Callable[[Tx, str, str], bool]
+"""Given a transaction, a workspace and an attempt: cancel it, and its approval, if its effect has not begun; say so."""
 
 
 class LeaseLost(Exception):
@@ -27,25 +30,36 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A run that this process works on: its row and its steps when it was claimed."""
+    """A run that this process works on: its row and its steps when it was claimed, and the fence that this raised."""
 
     run: RunRow
     steps: tuple[StepRow, ...]
-    owner: str
+    fence: int
 
 
 class Journal:
-    """Writes the transitions of runs. ``lease_seconds`` is how long a silent worker keeps its run."""
+    """Writes the transitions of runs. ``lease_seconds`` is how long a silent worker keeps its run.
 
-    def __init__(self, database: Database, changes: Changes, *, lease_seconds: float = LEASE_SECONDS) -> None:
+    ``recall`` cancels attempts that wait: for an approval, or for their time.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        changes: Changes,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        recall: Recall | None = None,
+    ) -> None:
         self._database = database
         self._changes = changes
+        self._recall = recall
         self.lease_seconds = lease_seconds
 
     async def claim(self, run_id: str, owner: str) -> Claim | None:
         """Take the lease of a run that is queued, or whose lease is over; None when there is nothing to do.
 
-        ``owner`` is a name that was never used before: it fences off whoever held an earlier lease.
+        ``owner`` says who it is, for people. The fence rises and so shuts out whoever held an earlier lease.
         """
         workspace = await RunsOfAllWorkspaces.workspace_of(self._database.reader, run_id)
         if workspace is None:
@@ -60,10 +74,10 @@ class Journal:
             if run.lease_owner is not None and (run.lease_until or 0) > at:
                 return None
             steps = tuple(runs.steps(tx, run_id))
-            runs.set_status(tx, run_id, "running", finished_at=None, owner=owner, until=self._lease_end(at))
+            runs.claim(tx, run_id, owner=owner, until=self._lease_end(at))
             if run.status == "queued":
                 runs.append_events(tx, run_id, at, [("run", "", "running")])
-            return Claim(run, steps, owner)
+            return Claim(run, steps, run.fence + 1)
 
         return await self._write(unit, run_id)
 
@@ -71,16 +85,13 @@ class Journal:
         """Prolong the lease; False when it is lost."""
         runs, run_id = RunRepository(claim.run.workspace_id), claim.run.id
         return await self._database.writer.run(
-            lambda tx: runs.set_lease(tx, run_id, holder=claim.owner, owner=claim.owner, until=self._lease_end(now())),
-            outcome=True,
+            lambda tx: runs.prolong(tx, run_id, fence=claim.fence, until=self._lease_end(now())), outcome=True
         )
 
     async def release(self, claim: Claim) -> None:
         """Give the run back as it is, for whoever sweeps next."""
         runs, run_id = RunRepository(claim.run.workspace_id), claim.run.id
-        await self._database.writer.run(
-            lambda tx: runs.set_lease(tx, run_id, holder=claim.owner, owner=None, until=None), outcome=True
-        )
+        await self._database.writer.run(lambda tx: runs.release(tx, run_id, fence=claim.fence), outcome=True)
 
     async def begin_step(self, claim: Claim, place: int) -> bool:
         """Mark a step as running; False when the run has come to its end instead (it was cancelled).
@@ -106,7 +117,8 @@ class Journal:
     async def end_step(self, claim: Claim, place: int, end: StepEnd) -> bool:
         """Write what a step came to, and the run's end if that is one; return whether the run goes on.
 
-        Safe to repeat when it is not known whether it was written. :class:`LeaseLost` as above.
+        A step is not left waiting for an approval that has been decided meanwhile: then nothing is written and it is
+        still under way. Safe to repeat when it is not known whether it was written. :class:`LeaseLost` as above.
         """
         runs = RunRepository(claim.run.workspace_id)
 
@@ -114,7 +126,7 @@ class Journal:
             run, at = self._held(tx, runs, claim), now()
             steps = runs.steps(tx, run.id)
             statuses = [step.status for step in steps]
-            if statuses[place] != "running":
+            if statuses[place] != "running" or _decided(tx, runs, end):
                 return True
             statuses[place] = end.status
             runs.set_step(tx, steps[place], end.status, attempt_id=end.attempt_id, error=end.error)
@@ -129,7 +141,8 @@ class Journal:
     async def cancel(self, principal: Principal, run_id: str, request_id: str) -> Status:
         """Cancel a run of the principal's workspace and return its status: at once, or after the step under way.
 
-        404 for any other run, 409 for one that has ended or waits for an approval. Asking again is harmless.
+        An attempt whose effect has not begun is cancelled with it. 404 for any other run, 409 for one that has ended.
+        Asking again is harmless.
         """
         runs = RunRepository(principal.workspace_id)
         draft = event(
@@ -146,15 +159,40 @@ class Journal:
             assert run is not None
             if run.cancel_requested_at is not None:
                 return run.status  # type: ignore[return-value]
+            steps = runs.steps(tx, run_id)
+            waiting = [step for step in steps if step.status == "pending_approval"]
+            if waiting and self._recall is None:
+                raise Conflict("This run waits for an approval; deny that to end it.", run_status=run.status)
             runs.ask_to_cancel(tx, run_id, at)
             tx.record(draft)
-            if run.status == "queued":
-                _end(tx, runs, run, runs.steps(tx, run_id), "cancelled", at)
-                return "cancelled"
-            runs.append_events(tx, run_id, at, [("run", "", "cancel_requested")])
-            return "running"
+            # An attempt that has begun comes to its end, which whoever works on the run waits for.
+            begun = [step for step in steps if not self._recalled(tx, runs, step, at)]
+            if run.status == "running" or begun:
+                runs.append_events(tx, run_id, at, [("run", "", "cancel_requested")])
+                return "running" if run.status == "running" else "queued"
+            _end(tx, runs, run, steps, "cancelled", at)
+            return "cancelled"
 
         return await self._write(unit, run_id)
+
+    def _recalled(self, tx: Tx, runs: RunRepository, step: StepRow, at: int) -> bool:
+        """Cancel the attempt of a step that waits; False when the step is under way all the same."""
+        if step.status not in ("running", "pending_approval"):
+            return True
+        attempt_id = step.attempt_id or runs.attempt_made(tx, step.run_id, step.step_id)
+        recalled = (
+            attempt_id is not None and self._recall is not None and self._recall(tx, step.workspace_id, attempt_id)
+        )
+        if step.status == "running":
+            return False
+        if not recalled:
+            runs.resume_after_decision(tx, step.run_id, step.step_id, at)
+        return recalled
+
+    async def resume(self, workspace_id: str, run_id: str, step_id: str) -> bool:
+        """Let a run go on that waits for an approval which is decided; False when it does not wait."""
+        runs = RunRepository(workspace_id)
+        return await self._write(lambda tx: runs.resume_after_decision(tx, run_id, step_id, now()), run_id)
 
     async def void_leases(self) -> int:
         """Take back every lease: right at the start of the only process that works on this database."""
@@ -163,7 +201,7 @@ class Journal:
     @staticmethod
     def _held(tx: Tx, runs: RunRepository, claim: Claim) -> RunRow:
         run = runs.lock(tx, claim.run.id)
-        if run is None or run.status != "running" or run.lease_owner != claim.owner:
+        if run is None or run.status != "running" or run.lease_owner is None or run.fence != claim.fence:
             raise LeaseLost(claim.run.id)
         return run
 
@@ -181,8 +219,17 @@ def _require_cancellable(run: RunRow | None) -> None:
         raise NotFound("There is no such run in this workspace.")
     if run.status in FINISHED:
         raise Conflict("This run has ended.", run_status=run.status)
-    if run.status == "pending_approval":
-        raise Conflict("This run waits for an approval; deny that to end it.", run_status=run.status)
+
+
+def _decided(tx: Tx, runs: RunRepository, end: StepEnd) -> bool:
+    """Say whether an attempt that asked for an approval does not wait for it any more.
+
+    Whoever decides looks at the run after the attempt, in one transaction, and the run is locked here: one of the two
+    sees what the other has done.
+    """
+    if end.status != "pending_approval" or end.attempt_id is None:
+        return False
+    return runs.attempt_status(tx, end.attempt_id) != "pending_approval"
 
 
 def _end(tx: Tx, runs: RunRepository, run: RunRow, steps: Sequence[StepRow], status: Status, at: int) -> None:
@@ -190,8 +237,8 @@ def _end(tx: Tx, runs: RunRepository, run: RunRow, steps: Sequence[StepRow], sta
     finished = status in FINISHED
     changes: list[tuple[str, str, str]] = []
     for step in steps if finished else ():
-        if step.status == "queued":
-            runs.set_step(tx, step, "cancelled")
+        if step.status in ("queued", "pending_approval"):
+            runs.set_step(tx, step, "cancelled", attempt_id=step.attempt_id)
             changes.append(("step", step.step_id, "cancelled"))
     runs.set_status(tx, run.id, status, finished_at=at if finished else None, owner=None, until=None)
     runs.append_events(tx, run.id, at, [*changes, ("run", "", status)])

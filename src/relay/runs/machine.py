@@ -49,7 +49,7 @@ def next_step(steps: Sequence[str]) -> int | None:
 
 def end_of_attempt(state: AttemptState) -> StepEnd | None:
     """Return what an attempt makes of its step, None while the attempt is under way."""
-    if state.status == "running":
+    if state.status in ("ready", "running"):
         return None
     if state.status == "succeeded":
         return StepEnd("succeeded", state.attempt_id)
@@ -59,8 +59,10 @@ def end_of_attempt(state: AttemptState) -> StepEnd | None:
         error = (state.failure.code, state.failure.detail)
     else:
         error = (state.status, f"The attempt ended as {state.status}.")
+    if state.status == "cancelled":
+        return StepEnd("cancelled", state.attempt_id, error)
     # Whatever is neither known to have succeeded nor known to be over without effect counts as unknown.
-    status: Status = "failed" if state.status in ("failed", "denied", "expired", "cancelled") else "unknown"
+    status: Status = "failed" if state.status in ("failed", "denied", "expired") else "unknown"
     return StepEnd(status, state.attempt_id, error)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -22,6 +23,7 @@ from relay.store.writer import StoreUnavailable
 KIND: Final = "run"
 SWEEP_SECONDS: Final = 2.0
 _SWEEP_LIMIT: Final = 500
+_DECIDED_EVERY: Final = 15
 
 log = logging.getLogger("relay.runs")
 
@@ -88,6 +90,7 @@ class Runner:
             except Interrupted:
                 with contextlib.suppress(StoreUnavailable):  # the lease then ends by itself
                     await self._journal.release(claim)
+                    await self._queue.put(KIND, run_id)
 
     @contextlib.asynccontextmanager
     async def _kept(self, claim: Claim) -> AsyncIterator["_Hold"]:
@@ -111,10 +114,17 @@ class Runner:
                     hold.lost = True
 
     async def _sweep_for_ever(self) -> None:
-        while True:
+        for number in itertools.count(1):
             await asyncio.sleep(self._sweep_seconds)
             with contextlib.suppress(StoreUnavailable):  # the next sweep finds the same
+                if number % _DECIDED_EVERY == 0:
+                    await self._resume_decided()
                 await self._sweep()
+
+    async def _resume_decided(self) -> None:
+        """Whoever decides resumes the run as well; this is for decisions that left it out, an expiry for one."""
+        for workspace, run_id, step_id in await RunsOfAllWorkspaces.decided(self._database.reader, _SWEEP_LIMIT):
+            await self._journal.resume(workspace, run_id, step_id)
 
     async def _sweep(self) -> None:
         for run_id in await RunsOfAllWorkspaces.waiting(self._database.reader, now(), _SWEEP_LIMIT):

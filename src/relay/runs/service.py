@@ -16,12 +16,13 @@ from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
 from relay.queue.protocol import Queue
 from relay.runs.changes import Changes
-from relay.runs.journal import LEASE_SECONDS, Journal
+from relay.runs.journal import LEASE_SECONDS, Journal, Recall
 from relay.runs.plans import Plans, require_usable
 from relay.runs.runner import KIND, SWEEP_SECONDS, Runner
 from relay.runs.steps import ConsideredStep, RunStep, StepDraft, arrange, as_json, consider, pack, plan_digest
 from relay.runs.stream import Streams
 from relay.runs.work import PURPOSE
+from relay.store.attempts import AttemptRepository
 from relay.store.database import Database
 from relay.store.idempotency import IdempotencyRepository, Remembered
 from relay.store.plans import PlanRepository
@@ -44,11 +45,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """A run as it stands. ``results`` holds what its steps returned, by step id; empty where nobody asked for it."""
+    """A run as it stands. ``results`` holds what its steps returned, by step id; empty where nobody asked for it.
+
+    ``approvals`` holds the requests for approval that its steps have led to, by attempt id.
+    """
 
     run: RunRow
     steps: Sequence[StepRow]
     results: dict[str, dict[str, Any]]
+    approvals: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,10 @@ class _New:
 
 
 class Runs:
-    """The runs of every workspace; each method is scoped to the principal's. Times to keep are in microseconds."""
+    """The runs of every workspace; each method is scoped to the principal's. Times to keep are in microseconds.
+
+    ``recall`` cancels attempts that wait for an approval or for their time, when their run is cancelled.
+    """
 
     def __init__(
         self,
@@ -78,6 +86,7 @@ class Runs:
         idempotency_ttl: int,
         lease_seconds: float = LEASE_SECONDS,
         sweep_seconds: float = SWEEP_SECONDS,
+        recall: Recall | None = None,
     ) -> None:
         self._database = database
         self._vault = vault
@@ -88,23 +97,22 @@ class Runs:
         self._idempotency_ttl = idempotency_ttl
         self._changes = Changes()
         self._closing = asyncio.Event()
-        self._journal = Journal(database, self._changes, lease_seconds=lease_seconds)
+        self._journal = Journal(database, self._changes, lease_seconds=lease_seconds, recall=recall)
         self._runner = Runner(database, vault, gate, credentials, queue, self._journal, sweep_seconds=sweep_seconds)
 
     async def start(self, *, sole_process: bool) -> None:
         """Begin to work, with what an earlier process left first.
 
         ``sole_process`` says that no other process works on this database, so that whatever lease there is belongs to
-        one that is gone. To be called after the gate's sweep has started.
+        one that is gone. To be called after the gate's sweep has started. A process that does not work, and only takes
+        orders, does not call it.
         """
-        await self._queue.start()
         await self._runner.start(sole_process=sole_process)
 
-    async def stop(self, grace: float) -> None:
-        """Close the streams, begin no further step, and wait up to ``grace`` seconds for those under way."""
+    async def stop(self) -> None:
+        """Close the streams and begin no further step; the queue, which is stopped next, waits for those under way."""
         self.close_streams()
         await self._runner.stop()
-        await self._queue.stop(grace)
 
     def close_streams(self) -> None:
         """End every event stream now; to be called when a shutdown begins, before the server waits for answers."""
@@ -235,7 +243,7 @@ class Runs:
                 state = await self._gate.attempts.state(principal.workspace_id, step.attempt_id)
                 if state.result is not None:
                     results[step.step_id] = state.result
-        return RunState(run, steps, results)
+        return RunState(run, steps, results, await self._approvals(principal, steps))
 
     async def find(self, principal: Principal, run_id: str) -> RunRow:
         """Return a run of the principal's workspace, without its steps; 404 for any other."""
@@ -253,12 +261,21 @@ class Runs:
         found = await rows.page(self._database.reader, min(limit, MAX_PAGE) + 1, before)
         runs = found[:limit]
         steps = await rows.steps_of(self._database.reader, [run.id for run in runs]) if runs else {}
-        states = [RunState(run, steps.get(run.id, []), {}) for run in runs]
+        approvals = await self._approvals(principal, [step for run in runs for step in steps.get(run.id, [])])
+        states = [RunState(run, steps.get(run.id, []), {}, approvals) for run in runs]
         return states, runs[-1].id if len(found) > limit else None
+
+    async def _approvals(self, principal: Principal, steps: Sequence[StepRow]) -> dict[str, str]:
+        made = [step.attempt_id for step in steps if step.attempt_id is not None]
+        if not made:
+            return {}
+        attempts = await AttemptRepository(principal.workspace_id).several(self._database.reader, made)
+        return {found.id: found.approval_id for found in attempts.values() if found.approval_id is not None}
 
     async def cancel(self, principal: Principal, run_id: str, request_id: str) -> RunRow:
         """Cancel a run and return it as it stands; see :meth:`relay.runs.journal.Journal.cancel`."""
-        await self._journal.cancel(principal, run_id, request_id)
+        if await self._journal.cancel(principal, run_id, request_id) == "queued":
+            await self._queue.put(KIND, run_id)
         return await self.find(principal, run_id)
 
     @staticmethod

@@ -18,17 +18,24 @@ from relay.runs.references import BadReference, Path, Reference, find_references
 from relay.runs.stand_ins import stand_in
 
 MAX_STEPS: Final = 20
+MAX_RETRIES: Final = 5
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class StepDraft:
-    """A step as somebody asks for it. Without an id it goes by its place: ``s1``, ``s2``, …"""
+    """A step as somebody asks for it. Without an id it goes by its place: ``s1``, ``s2``, …
+
+    ``timeout_seconds`` bounds each try, by the action's own time-out when None; ``retries`` is how many more tries
+    there may be where trying again cannot do anything twice.
+    """
 
     action: str
     params: dict[str, Any]
     id: str | None = None
     depends_on: tuple[str, ...] = ()
+    timeout_seconds: float | None = None
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class RunStep:
     action: str
     params: dict[str, Any]
     depends_on: tuple[str, ...]
+    timeout_seconds: float | None = None
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,11 @@ def _arranged(draft: StepDraft, default_id: str, pointer: str, earlier: set[str]
             where = BadReference(reference.path, "").place
             raise _wrong(f"{pointer}/params{where}", "A step refers to the results of earlier steps only.")
     names = dict.fromkeys([*draft.depends_on, *(reference.step_id for reference in references)])
-    return RunStep(step_id, draft.action, draft.params, tuple(names))
+    if not 0 <= draft.retries <= MAX_RETRIES:
+        raise _wrong(pointer + "/retries", f"A step may be retried up to {MAX_RETRIES} times.")
+    if draft.timeout_seconds is not None and not draft.timeout_seconds > 0:
+        raise _wrong(pointer + "/timeout_seconds", "A time-out is longer than 0 seconds.")
+    return RunStep(step_id, draft.action, draft.params, tuple(names), draft.timeout_seconds, draft.retries)
 
 
 def _require_canonical(params: dict[str, Any], pointer: str) -> None:
@@ -123,6 +136,9 @@ async def _considered(
             raise _wrong(pointer + "/action", "There is no action of this name that you could run.")
         params = stand_in(params, references, spec.params, pointer + "/params")
     considered = await gate.consider(principal, step.action, params, pointer)
+    if step.timeout_seconds is not None and step.timeout_seconds > considered.spec.timeout:
+        message = f"{step.action} takes {considered.spec.timeout:g} seconds at most."
+        raise _wrong(pointer + "/timeout_seconds", message)
     shown = considered.spec.redact(considered.step.params)
     for reference in references:
         _put(shown, reference.path, _member(step.params, reference.path))
@@ -157,8 +173,18 @@ def plan_digest(workspace_id: str, principal_id: str, nonce: str, steps: Iterabl
 
 
 def as_json(step: RunStep) -> dict[str, Any]:
-    """Return a step as plain JSON."""
-    return {"id": step.id, "action": step.action, "params": step.params, "depends_on": list(step.depends_on)}
+    """Return a step as plain JSON, without the options that were left out."""
+    plain: dict[str, Any] = {
+        "id": step.id,
+        "action": step.action,
+        "params": step.params,
+        "depends_on": list(step.depends_on),
+    }
+    if step.timeout_seconds is not None:
+        plain["timeout_seconds"] = step.timeout_seconds
+    if step.retries:
+        plain["retries"] = step.retries
+    return plain
 
 
 def pack(nonce: str, steps: Iterable[RunStep]) -> bytes:
@@ -169,10 +195,18 @@ def pack(nonce: str, steps: Iterable[RunStep]) -> bytes:
 def unpack(packed: bytes) -> tuple[str, tuple[RunStep, ...]]:
     """Return the nonce and the steps that :func:`pack` was given."""
     content = from_json(packed)
-    steps = (
-        RunStep(value["id"], value["action"], value["params"], tuple(value["depends_on"])) for value in content["steps"]
+    return content["nonce"], tuple(_step(value) for value in content["steps"])
+
+
+def _step(plain: dict[str, Any]) -> RunStep:
+    return RunStep(
+        plain["id"],
+        plain["action"],
+        plain["params"],
+        tuple(plain["depends_on"]),
+        plain.get("timeout_seconds"),
+        plain.get("retries", 0),
     )
-    return content["nonce"], tuple(steps)
 
 
 def _wrong(pointer: str, message: str) -> Invalid:

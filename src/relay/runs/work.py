@@ -3,11 +3,12 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from relay.core.principal import Principal
 from relay.core.problem import Problem, Unauthenticated, Unavailable
-from relay.gate.ask import Ask, AttemptState
+from relay.gate.ask import Ask, AttemptState, RunTaken
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
 from relay.runs.journal import Claim, Journal, LeaseLost
@@ -25,6 +26,7 @@ PURPOSE: Final = "run"
 CLIENT: Final = "run"
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
+LONGEST_LOOK_SECONDS: Final = 1.0
 LONGEST_LIMITED_SECONDS: Final = 300.0
 _BUSY: Final = 429
 _REVOKED: Final = StepEnd(
@@ -89,11 +91,17 @@ class Work:
         for place in range(len(self._claim.steps) if first is None else first, len(self._claim.steps)):
             begun_before = self._claim.steps[place].status == "running"
             self._hold.ensure()
-            if not await self._insist(lambda place=place: self._journal.begin_step(self._claim, place)):  # type: ignore[misc]
+            if not await self._insist(partial(self._journal.begin_step, self._claim, place)):
                 return
-            end = await self._step(None if inputs is None else inputs[place], begun_before)
-            if not await self._insist(lambda place=place, end=end: self._journal.end_step(self._claim, place, end)):  # type: ignore[misc]
-                return
+            step = None if inputs is None else inputs[place]
+            while True:
+                end = await self._step(step, begun_before)
+                goes_on = await self._insist(partial(self._journal.end_step, self._claim, place, end))
+                if not goes_on:
+                    return
+                if end.status != "pending_approval":
+                    break
+                begun_before = True  # it was decided before the run could begin to wait: take what it comes to
 
     async def _inputs(self) -> tuple[RunStep, ...] | None:
         run = self._claim.run
@@ -107,6 +115,8 @@ class Work:
             return await self._worked(step, begun_before)
         except (LeaseLost, Interrupted):
             raise
+        except RunTaken:
+            raise LeaseLost(self._claim.run.id) from None
         except Exception as error:  # a defect must not repeat itself for ever, nor pass for a definite outcome
             log.error("step %s of %s broke: %s", step.id, self._claim.run.id, type(error).__name__, exc_info=error)
             return await self._insist(lambda: self._end_of_existing(step.id)) or _BROKEN
@@ -135,6 +145,9 @@ class Work:
             params=params,
             run_id=run.id,
             step_id=step.id,
+            tries_allowed=step.retries,
+            timeout=step.timeout_seconds,
+            run_fence=self._claim.fence,
         )
         try:
             state = await self._gate.perform(principal, ask)
@@ -144,6 +157,9 @@ class Work:
             if isinstance(problem, Unavailable) or (problem.status == _BUSY and time.monotonic() < until):
                 raise
             return end_of_refusal(problem)
+        if state.status == "unknown":
+            # Its outcome may only not have been written yet: what the table comes to say is what counts.
+            return await self._end_of(step.id, state.attempt_id)
         return self._noted(step.id, state) or await self._end_of(step.id, state.attempt_id)
 
     async def _principal(self) -> Principal | None:
@@ -159,12 +175,20 @@ class Work:
         return None if attempt_id is None else await self._end_of(step_id, attempt_id)
 
     async def _end_of(self, step_id: str, attempt_id: str) -> StepEnd:
-        """Wait for the end of an attempt that another process may be making; the gate's sweep bounds the wait."""
+        """Wait for the end of an attempt that somebody else may be making; the gate's sweep bounds the wait."""
+        seconds = FIRST_PAUSE_SECONDS
         while True:
             state = await self._gate.attempts.state(self._claim.run.workspace_id, attempt_id)
             if (end := self._noted(step_id, state)) is not None:
                 return end
-            await self._hold.pause(FIRST_PAUSE_SECONDS)
+            self._hold.ensure()
+            looked = time.monotonic()
+            await self._gate.attempts.settled(attempt_id, seconds)  # at once, where this process makes it
+            state = await self._gate.attempts.state(self._claim.run.workspace_id, attempt_id)
+            if (end := self._noted(step_id, state)) is not None:
+                return end
+            await self._hold.pause(max(0.0, looked + seconds - time.monotonic()))
+            seconds = min(seconds * 2, LONGEST_LOOK_SECONDS)
 
     def _noted(self, step_id: str, state: AttemptState) -> StepEnd | None:
         if state.status == "succeeded":

@@ -16,7 +16,10 @@ from relay.store.writer import Tx
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run. Whoever holds the lease (``lease_owner`` until ``lease_until``) works on it."""
+    """A run. Whoever holds the lease (``lease_owner`` until ``lease_until``) works on it.
+
+    ``fence`` grows with each claim: a number that is not the row's any more belongs to somebody who was replaced.
+    """
 
     id: str
     workspace_id: str
@@ -27,6 +30,7 @@ class RunRow:
     created_at: int
     finished_at: int | None = None
     cancel_requested_at: int | None = None
+    fence: int = 0
     lease_owner: str | None = None
     lease_until: int | None = None
 
@@ -97,11 +101,25 @@ _SET_STATUS = Query(
         lease_until=bindparam("until"),
     )
 )
-_SET_LEASE = Query(
+_CLAIM = Query(
     update(runs)
-    .where(_THIS_RUN, runs.c.status == "running", runs.c.lease_owner == bindparam("holder"))
-    .values(lease_owner=bindparam("owner"), lease_until=bindparam("until"))
+    .where(_THIS_RUN)
+    .values(
+        status="running",
+        fence=runs.c.fence + 1,
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until"),
+    )
 )
+_HELD = and_(
+    _THIS_RUN,
+    runs.c.status == "running",
+    runs.c.fence == bindparam("held"),
+    runs.c.lease_owner.is_not(None),
+)
+_HOLDS = Query(select(runs.c.id).where(_HELD).with_for_update())
+_PROLONG = Query(update(runs).where(_HELD).values(lease_until=bindparam("until")))
+_RELEASE = Query(update(runs).where(_HELD).values(lease_owner=None, lease_until=None))
 _ASK_TO_CANCEL = Query(update(runs).where(_THIS_RUN).values(cancel_requested_at=bindparam("moment")))
 _SET_STEP = Query(
     update(run_steps)
@@ -111,6 +129,16 @@ _SET_STEP = Query(
         attempt_id=bindparam("attempt"),
         error_code=bindparam("code"),
         error_detail=bindparam("detail"),
+    )
+)
+_ATTEMPT_STATUS = Query(
+    select(attempts.c.status).where(attempts.c.id == bindparam("attempt"), attempts.c.workspace_id == bindparam("ws"))
+)
+_ATTEMPT_MADE = Query(
+    select(attempts.c.id).where(
+        attempts.c.run_id == bindparam("run"),
+        attempts.c.step_id == bindparam("step"),
+        attempts.c.workspace_id == bindparam("ws"),
     )
 )
 _VOID_LEASES = Query(
@@ -156,9 +184,21 @@ class RunRepository:
             until=until,
         )
 
-    def set_lease(self, tx: Tx, run_id: str, *, holder: str, owner: str | None, until: int | None) -> bool:
-        """Prolong the holder's lease or give it back; False when the holder does not have it any more."""
-        return tx.run(_SET_LEASE, run=run_id, ws=self._workspace, holder=holder, owner=owner, until=until) == 1
+    def claim(self, tx: Tx, run_id: str, *, owner: str, until: int) -> None:
+        """Give a locked run to ``owner`` and raise its fence by one."""
+        tx.run(_CLAIM, run=run_id, ws=self._workspace, owner=owner, until=until)
+
+    def prolong(self, tx: Tx, run_id: str, *, fence: int, until: int) -> bool:
+        """Prolong the lease that was taken with ``fence``; False when that is over."""
+        return tx.run(_PROLONG, run=run_id, ws=self._workspace, held=fence, until=until) == 1
+
+    def release(self, tx: Tx, run_id: str, *, fence: int) -> bool:
+        """Give the lease back that was taken with ``fence``; False when that is over."""
+        return tx.run(_RELEASE, run=run_id, ws=self._workspace, held=fence) == 1
+
+    def holds(self, tx: Tx, run_id: str, fence: int) -> bool:
+        """Say whether whoever claimed the run with ``fence`` still holds it, and keep it so until the commit."""
+        return tx.one(_HOLDS, run=run_id, ws=self._workspace, held=fence) is not None
 
     def ask_to_cancel(self, tx: Tx, run_id: str, moment: int) -> None:
         """Leave word for whoever works on the run."""
@@ -185,6 +225,33 @@ class RunRepository:
             code=code,
             detail=detail,
         )
+
+    def attempt_made(self, tx: Tx, run_id: str, step_id: str) -> str | None:
+        """Return the id of the attempt that was made for a step, or None."""
+        row = tx.one(_ATTEMPT_MADE, run=run_id, step=step_id, ws=self._workspace)
+        return str(row[0]) if row else None
+
+    def attempt_status(self, tx: Tx, attempt_id: str) -> str | None:
+        """Return the status of an attempt, or None when there is none."""
+        row = tx.one(_ATTEMPT_STATUS, attempt=attempt_id, ws=self._workspace)
+        return str(row[0]) if row else None
+
+    def resume_after_decision(self, tx: Tx, run_id: str, step_id: str, at: int) -> bool:
+        """Let a run go on whose step has waited for an approval; False, and nothing written, when it does not wait.
+
+        For the transaction that decides. The run is queued again and its step running: whoever claims the run takes
+        what the step's attempt comes to, be that denied or expired.
+        """
+        run = self.lock(tx, run_id)
+        if run is None or run.status != "pending_approval":
+            return False
+        waiting = [step for step in self.steps(tx, run_id) if step.step_id == step_id]
+        if not waiting or waiting[0].status != "pending_approval":
+            return False
+        self.set_step(tx, waiting[0], "running", attempt_id=waiting[0].attempt_id)
+        self.set_status(tx, run_id, "queued", finished_at=None, owner=None, until=None)
+        self.append_events(tx, run_id, at, [("step", step_id, "running"), ("run", "", "queued")])
+        return True
 
     def append_events(self, tx: Tx, run_id: str, moment: int, changes: Sequence[tuple[str, str, str]]) -> None:
         """Number and add events (kind, step id, status) of a locked run."""
@@ -271,6 +338,19 @@ class RunsOfAllWorkspaces:
             .limit(limit)
         )
         return [str(row[0]) for row in await reader.all(statement)]
+
+    @staticmethod
+    async def decided(reader: Reader, limit: int) -> list[tuple[str, str, str]]:
+        """Return workspace, run and step where a run waits for an approval that its attempt waits for no more."""
+        statement = (
+            select(runs.c.workspace_id, runs.c.id, run_steps.c.step_id)
+            .join(run_steps, run_steps.c.run_id == runs.c.id)
+            .join(attempts, attempts.c.id == run_steps.c.attempt_id)
+            .where(runs.c.status == "pending_approval", run_steps.c.status == "pending_approval")
+            .where(attempts.c.status != "pending_approval")
+            .limit(limit)
+        )
+        return [(str(row[0]), str(row[1]), str(row[2])) for row in await reader.all(statement)]
 
     @staticmethod
     async def workspace_of(reader: Reader, run_id: str) -> str | None:
