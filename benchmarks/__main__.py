@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import limits
+from benchmarks import deliveries, limits, policy, runs, signatures
 from benchmarks.load import Slice
 from benchmarks.servers import Generator, Server, generator, start_bare, start_relay
 
@@ -137,12 +137,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=2.5, help="length of one slice")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, too")
-    parser.add_argument("--only", choices=["path", "limits"], help="one of the two comparisons")
+    parser.add_argument(
+        "--only", choices=["path", "limits", "runs", "policy", "deliveries", "signatures"], help="one of the parts"
+    )
+    parser.add_argument(
+        "--storm", type=int, default=0, help="events to bad and good webhook receivers; 10000 is full size"
+    )
     options = parser.parse_args()
-    if options.only != "limits":
+    if options.only in (None, "path"):
         guarded_path(options)
-    if options.only != "path":
+    if options.only in (None, "limits"):
         limits.main(options.rounds, options.seconds)
+    if options.only in (None, "policy"):
+        policy.main()
+    if options.only in (None, "signatures"):
+        signatures.main()
+    if options.only in (None, "runs"):
+        runs.main(postgres)
+    if options.only in (None, "deliveries"):
+        deliveries.main(storm_events=options.storm)
 
 
 def guarded_path(options: argparse.Namespace) -> None:

@@ -1,10 +1,12 @@
 """The parts of the documentation that are made from the code: ``python -m scripts.docs`` writes them.
 
-``docs/configuration.md`` and ``docs/commands.md`` are whole pages; in ``docs/actions.md`` and ``docs/limits.md`` each
+``docs/configuration.md``, ``docs/commands.md`` and ``docs/webhook-events.md`` are whole pages, and
+``docs/webhook-events.json`` holds the schemas of these events; in ``docs/actions.md`` and ``docs/limits.md`` each
 part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares what stands there with what
 this module says.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from relay.cli.main import app as relay_app
 from relay.limits.rules import RULES
 from relay.settings import load_settings
 from relay.settings.docs import configuration_markdown
+from relay.webhooks.types import CATALOGUE, EventType
 
 TOP: Final = Path(__file__).resolve().parent.parent
 _COMMANDS: Final = """# The command line
@@ -173,6 +176,49 @@ def rules_part() -> str:
     return head + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
 
 
+_EVENTS: Final = """# Event types
+
+This page is generated from the code: `python -m scripts.docs`. It lists what [webhooks](webhooks.md) tell, and what an
+endpoint can ask for in `events`. The JSON Schemas stand in `docs/webhook-events.json`.
+"""
+
+
+def events_markdown() -> str:
+    """Return the page ``docs/webhook-events.md``."""
+    rows = "".join(
+        f"| [`{kind.name}`](#{kind.name.replace('.', '')}) | {_cell(kind.description)} |\n" for kind in CATALOGUE
+    )
+    return f"{_EVENTS}\n| type | when |\n|---|---|\n{rows}" + "".join(map(_event, CATALOGUE))
+
+
+def _event(kind: EventType) -> str:
+    members = "".join(
+        f"| `{member.name}` | {_cell(_schema(member.schema))} | {'always' if member.required else 'if any'} |\n"
+        for member in kind.members
+    )
+    example = json.dumps(kind.example(), indent=2)
+    return (
+        f"\n## {kind.name}\n\n{_prose(kind.description)}\n\n```json\n{example}\n```\n\n"
+        f"| member of `data` | value | there |\n|---|---|---|\n{members}"
+    )
+
+
+def _schema(schema: dict[str, Any]) -> str:
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if schema.get("format") == "date-time":
+        return "time (RFC 3339)"
+    if "pattern" in schema:
+        prefix, _, _ = schema["pattern"].removeprefix("^").partition("[")
+        return f"`{prefix}` and 32 hex digits" if prefix else "64 hex digits"
+    return _type(schema)
+
+
+def events_json() -> str:
+    """Return ``docs/webhook-events.json``."""
+    return json.dumps({kind.name: kind.schema() for kind in CATALOGUE}, indent=2, ensure_ascii=False) + "\n"
+
+
 def with_parts(page: str, parts: dict[str, str]) -> str:
     """Return a page with every marked part replaced by what it should say; KeyError for an unknown name."""
     return _PART.sub(lambda match: f"{match[1]}\n{parts[match[2]]}\n{match[3]}", page)
@@ -185,6 +231,8 @@ def pages() -> dict[str, str]:
     return {
         "docs/configuration.md": configuration_markdown(),
         "docs/commands.md": commands_markdown(),
+        "docs/webhook-events.md": events_markdown(),
+        "docs/webhook-events.json": events_json(),
         "docs/actions.md": with_parts(actions, action_parts()),
         "docs/limits.md": with_parts(limits, {"rules": rules_part()}),
     }

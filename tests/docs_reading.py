@@ -15,7 +15,15 @@ from relay.cli.main import app
 
 TOP = Path(__file__).parents[1]
 PAGES = sorted([*TOP.glob("*.md"), *(TOP / "docs").rglob("*.md")])
-EXECUTED = ("README.md", "docs/quickstart.md", "docs/DEVELOPMENT.md")
+EXECUTED = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/DEVELOPMENT.md",
+    "docs/policies.md",
+    "docs/webhooks-receiving.md",
+    "docs/budgets.md",
+    "docs/kill-switch.md",
+)
 ADDRESS = "http://127.0.0.1:8000"
 ANYTHING = "…"
 

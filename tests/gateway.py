@@ -30,6 +30,7 @@ from relay.settings import Settings, load_settings
 from relay.settings.secret_text import generate_kek, generate_secret_key
 from relay.store.tables import audit_events
 from relay.store.target import Target
+from relay.webhooks.schedule import Schedule
 from tests.limits_kit import UNLIMITED
 
 REQUEST = "req_test_0001"
@@ -194,12 +195,13 @@ async def open_gateway(
     *,
     admin: str = "",
     connectors: Sequence[tuple[Connector, Any]] = (),
+    schedule: Schedule | None = None,
     **settings: str,
 ) -> AsyncIterator[Gateway]:
     """Serve an installation until the block ends.
 
     ``admin`` is the first key of an installation that was open before. ``connectors`` come on top of the real ones,
-    each with its client. ``settings`` are given as in the environment.
+    each with its client. ``schedule`` is that of webhooks. ``settings`` are given as in the environment.
     """
     loaded = settings_for(target, data_dir, **settings)
     listener = bind("127.0.0.1", 0)
@@ -207,7 +209,7 @@ async def open_gateway(
     with _catalog_with(connectors), contextlib.closing(listener):
         async with (
             open_house(loaded) as house,
-            open_server(house, listen=("127.0.0.1", port)) as server,
+            open_server(house, listen=("127.0.0.1", port), schedule=schedule) as server,
             _served(server, listener),
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
         ):

@@ -1,5 +1,6 @@
 """A PostgreSQL server of a test's own, to freeze, to crash and to start again."""
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -41,7 +42,8 @@ class Postgres:
     def thaw(self) -> None:
         """Let it go on."""
         for process in self._processes():
-            process.send_signal(signal.SIGCONT)
+            with contextlib.suppress(psutil.NoSuchProcess):  # whose client has just gone
+                process.send_signal(signal.SIGCONT)
 
     def crash(self) -> None:
         """Have it end at once, without a checkpoint (SIGQUIT, an immediate shutdown)."""

@@ -19,15 +19,17 @@ from relay.core.plan import PlanStep, Proposal
 from relay.core.principal import Principal
 from relay.crypto.envelope import Envelopes
 from relay.gate.admit import Gate
-from relay.gate.attempts import Attempts
 from relay.gate.authenticate import Authenticate
+from relay.gate.checks import Checks
+from relay.gate.parts import GateParts, Lifetimes
 from relay.gate.perform import Performer
-from relay.gate.preview import Previews
-from relay.gate.sweep import Sweep
 from relay.identity.api_keys import ApiKeys
 from relay.identity.operator import operator
-from relay.policy.scopes import ScopePolicy
-from relay.queue.local import LocalQueue
+from relay.policy.budgets import Budgets
+from relay.policy.kill_switch import KillSwitch
+from relay.policy.recorded import Recorded
+from relay.queue.choose import open_queue
+from relay.queue.protocol import Queue
 from relay.runs.plans import Plans
 from relay.runs.service import Order, Runs, RunState
 from relay.runs.steps import StepDraft
@@ -36,7 +38,9 @@ from relay.store.target import Target
 from relay.store.vault import Vault
 from relay.surface.application import build_application
 from relay.web.api.ai import ai_routes
+from tests.approvals_kit import intake
 from tests.limits_kit import NoLimits, action_limits
+from tests.policies import NOTHING_DESTRUCTIVE, cedar
 
 KEK = bytes(range(32))
 PATIENCE = 10.0
@@ -135,12 +139,16 @@ class RunsHouse:
     database: Database
     vault: Vault
     api_keys: ApiKeys
-    gate: Performer
+    parts: GateParts
     planner: ScriptedPlanner
     plans: Plans
-    queue: LocalQueue
+    queue: Queue
     runs: Runs
     world: World
+
+    @property
+    def gate(self) -> Performer:
+        return self.parts.performer
 
     async def key(self, workspace: str = "default", scopes: Sequence[str] = ("developer",)) -> tuple[Principal, str]:
         """Make a key; return whom it stands for, and its text."""
@@ -198,16 +206,19 @@ async def runs_house(
     try:
         house = await _built(database, envelopes, world or World(), plan_ttl, idempotency_ttl, lease_seconds)
         sole = target.kind == "sqlite" if sole_process is None else sole_process
-        sweep = Sweep(database)
         if running:
-            await sweep.start(sole_process=sole)
+            await house.parts.sweep.start(sole_process=sole)
+            await house.queue.start()
+            await house.parts.dispatch.start()
             await house.runs.start(sole_process=sole)
         try:
             yield house
         finally:
             if running:
-                await house.runs.stop(grace)
-                await sweep.stop()
+                await house.parts.dispatch.stop()
+                await house.runs.stop()
+                await house.queue.stop(grace)
+                await house.parts.sweep.stop()
             await house.gate.attempts.stop()
             await house.api_keys.stop()
     finally:
@@ -222,16 +233,28 @@ async def _built(
     await api_keys.start()
     catalog = Catalog()
     catalog.register(test_connector, world)
-    limits = action_limits()
-    attempts = Attempts(database, vault, retention=30 * DAY, idempotency_ttl=idempotency_ttl, on_full=limits.full)
-    gate = Performer(catalog, ScopePolicy(), api_keys, attempts, Previews(database, vault, ttl=HOUR), limits)
+    queue = open_queue(database.target, 4)
+    checks = Checks(KillSwitch(database, catalog), Budgets(database, vault), Recorded(vault, 30 * DAY))
+    lifetimes = Lifetimes(idempotency=idempotency_ttl)
+    policy = cedar(NOTHING_DESTRUCTIVE, catalog)
+    parts = GateParts(
+        database,
+        vault,
+        catalog,
+        policy,
+        api_keys,
+        checks,
+        action_limits(),
+        queue,
+        intake(database, vault, catalog),
+        lifetimes,
+    )
     planner = ScriptedPlanner()
-    plans = Plans(database, vault, gate, planner, ttl=plan_ttl)
-    queue = LocalQueue(4)
+    plans = Plans(database, vault, parts.performer, planner, ttl=plan_ttl)
     runs = Runs(
         database,
         vault,
-        gate,
+        parts.performer,
         api_keys,
         plans,
         queue,
@@ -240,7 +263,7 @@ async def _built(
         lease_seconds=lease_seconds,
         sweep_seconds=0.05,
     )
-    return RunsHouse(database, vault, api_keys, gate, planner, plans, queue, runs, world)
+    return RunsHouse(database, vault, api_keys, parts, planner, plans, queue, runs, world)
 
 
 class _Failures:

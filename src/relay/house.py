@@ -1,7 +1,7 @@
 """The composition root of everything: an installation, opened. Commands need no more; a server builds upon it."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +10,8 @@ from relay.audit.heads import HeadKeeper, head_signer
 from relay.audit.log import AuditLog
 from relay.audit.record import Recorder
 from relay.audit.verify import Verifier
-from relay.core.clock import now
+from relay.core.clock import DAY, now
+from relay.core.event import EventDraft
 from relay.core.ids import new_id
 from relay.crypto.api_key import KeyEnv
 from relay.crypto.envelope import Envelopes
@@ -25,6 +26,9 @@ from relay.store.database import Database
 from relay.store.installation import Installation, ensure_installation
 from relay.store.target import Target, parse_target
 from relay.store.vault import Vault
+from relay.store.writer import Finish, Tx
+from relay.webhooks.outbox import Outbox
+from relay.webhooks.watch import Watch
 
 _KEY_ENVS: Final[dict[str, KeyEnv]] = {"production": "live", "local": "local", "test": "test"}
 
@@ -45,6 +49,8 @@ class House:
     audit_log: AuditLog
     verifier: Verifier
     heads: HeadKeeper
+    outbox: Outbox
+    watch: Watch
 
 
 class NoInstallation(Exception):
@@ -71,12 +77,17 @@ async def open_house(settings: Settings, *, create: bool = True) -> AsyncIterato
     if schema.upgrade(target):
         log.info("the database schema is now at %s", schema.HEAD)
     envelopes = Envelopes.of(keys.kek)
-    database = Database(target, Recorder(envelopes).finish)
+    outbox = Outbox(envelopes, retention=settings.retention_days * DAY)
+    database = Database(target, _finish(outbox, Recorder(envelopes)))
+    outbox.follow(database.generation)
+    watch = Watch(database)
     await database.start()
     try:
         installation = await _prove_keys(database, keys)
         standing = [dev_principal()] if settings.dev_auth_mode else []
-        api_keys = ApiKeys(database, envelopes, _KEY_ENVS[settings.env], standing=standing)
+        api_keys = ApiKeys(
+            database, envelopes, _KEY_ENVS[settings.env], standing=standing, on_revoked=watch.revoked_key_used
+        )
         await api_keys.start()
         signer = head_signer(keys.secret_key, installation.id)
         heads = HeadKeeper(database, signer)
@@ -89,16 +100,29 @@ async def open_house(settings: Settings, *, create: bool = True) -> AsyncIterato
             vault=Vault(envelopes, database.reader),
             api_keys=api_keys,
             audit_log=AuditLog(database.reader, envelopes),
-            verifier=Verifier(database, envelopes, signer),
+            verifier=Verifier(database, envelopes, signer, watch.log_broken),
             heads=heads,
+            outbox=outbox,
+            watch=watch,
         )
         try:
             yield house
         finally:
             await house.verifier.stop()
+            await watch.stop()
             await api_keys.stop()
     finally:
         await database.stop()
+
+
+def _finish(outbox: Outbox, recorder: Recorder) -> Finish:
+    """Return what ends every transaction: what it has to send, then its audit events, which lock the head row last."""
+
+    def finish(tx: Tx, drafts: Sequence[EventDraft]) -> None:
+        outbox.finish(tx, drafts)
+        recorder.finish(tx, drafts)
+
+    return finish
 
 
 def _target(settings: Settings) -> Target:

@@ -167,6 +167,7 @@ async def test_the_openapi_document_shows_no_action_by_another_way(gateway: Gate
         "/actions/preview",
         "/actions/execute",
         "/attempts/{attempt_id}",
+        "/attempts/{attempt_id}/recall",
     }
 
 

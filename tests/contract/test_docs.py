@@ -215,7 +215,8 @@ async def test_routes_exist(gateway: Gateway) -> None:
 
 @every_page
 def test_fences_say_what_they_are(name: str) -> None:
-    known = {"sh", "shell", "text", "json", "python", "prompt", "context", "steps"}
+    known = {"sh", "shell", "text", "json", "python", "prompt", "context", "steps", "cedar"}
+    known |= {"javascript", "go", "ruby", "php"}
     assert [str(fence) for fence in fences(name) if fence.language not in known] == []
 
 
@@ -302,7 +303,10 @@ def _shell_lines(name: str) -> list[str]:
 
 
 _RAISERS = frozenset(
-    {"EffectRefused", "EffectUnknown", "EffectForbidden", "EffectError", "Failure", "_failed", "_open_end"}
+    {
+        *("EffectRefused", "EffectUnsent", "EffectUnknown", "EffectForbidden", "EffectError"),
+        *("Failure", "_Refused", "_failed", "_open_end"),
+    }
 )
 
 

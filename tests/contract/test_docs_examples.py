@@ -102,7 +102,7 @@ async def test_the_connector_of_the_development_page_works(sqlite_target: Target
         client = HttpClient(EgressPolicy([f"127.0.0.1:{page.port}"]), frozenset({"127.0.0.1"}))
         added = [(module.connector, client)]
         async with open_gateway(sqlite_target, tmp_path / "data", connectors=added) as gateway:
-            key = await gateway.key("actions:preview", "actions:execute")
+            key = await gateway.key("actions:preview", "actions:execute", kind="person")
             body = {"action": "status.set", "params": {"message": "All well", "token": "hunter2-VERY-secret"}}
             preview = (await gateway.post("/actions/preview", body, key=key)).expect(200)
             done = (await gateway.post("/actions/execute", {"preview_id": preview["preview_id"]}, key=key)).expect(200)

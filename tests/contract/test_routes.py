@@ -16,6 +16,7 @@ from relay.core.principal import SCOPES
 from relay.crypto.api_key import new_api_key
 from relay.surface.declare import Call, GuardedRoute
 from tests.gateway import Answer, Gateway
+from tests.webhooks_kit import make_receiver
 
 OTHER = "other"
 BASE_HEADERS = {
@@ -27,6 +28,7 @@ BASE_HEADERS = {
 MEMBERS = {"type", "title", "status", "detail", "instance", "request_id"}
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 ECHO = {"action": "relay.echo", "params": {"message": "hello"}}
+POLICIES = 'permit (principal, action in Relay::Action::"effect:read", resource);'
 
 # Bodies that a route takes, where the schema alone does not say what makes sense.
 BODIES: dict[str, Any] = {
@@ -34,7 +36,13 @@ BODIES: dict[str, Any] = {
     "POST /actions/execute": ECHO,
     "POST /ai/plan": {"prompt": "Send an email to ada@example.com about lunch saying hello", "context": {"a": "b"}},
     "POST /ai/execute": {"steps": [ECHO | {"id": "s1"}]},
+    "POST /budgets": {"scope": {"workspace": "default"}, "measure": "actions", "limit": 5},
+    "PUT /budgets/{budget_id}": {"limit": 7},
+    "POST /kill-switch": {"on": False, "scope": {"action": "relay.echo"}, "reason": "a test"},
     "POST /keys": {"name": "made by a test", "scopes": ["audit:read"]},
+    "POST /policies/activate": {"version": 0},
+    "POST /policies/replay": {"text": POLICIES},
+    "POST /policies/explain": ECHO,
 }
 # Other forms of a body, for tests that put odd things into it.
 ALSO: dict[str, Any] = {
@@ -61,7 +69,64 @@ async def _key(gateway: Gateway) -> str:
     return found
 
 
-FOREIGN: dict[str, Callable[[Gateway], Awaitable[str]]] = {"attempt_id": _attempt, "run_id": _run, "key_id": _key}
+async def _receiver(gateway: Gateway) -> str:
+    key = await gateway.key("webhooks:manage", workspace=OTHER)
+    return (await make_receiver(gateway, key=key)).id
+
+
+async def _received(gateway: Gateway) -> str:
+    key = await gateway.key("webhooks:manage", workspace=OTHER)
+    event: str = (await (await make_receiver(gateway, key=key)).deliver()).expect(200)["id"]
+    return event
+
+
+async def _version(gateway: Gateway) -> str:
+    key = await gateway.key("policies:manage", kind="person", workspace=OTHER)
+    made = await gateway.call("PUT", "/policies", key=key, json={"text": POLICIES})
+    return str(made.expect(200)["version"])
+
+
+async def _budget(gateway: Gateway) -> str:
+    key = await gateway.key("policies:manage", kind="person", workspace=OTHER)
+    body = {"scope": {"key": await _key(gateway)}, "measure": "actions", "limit": 1}
+    found: str = (await gateway.post("/budgets", body, key=key)).expect(201)["id"]
+    return found
+
+
+async def _endpoint(gateway: Gateway) -> str:
+    key = await gateway.key("webhooks:manage", workspace=OTHER)
+    body = {"url": "https://hooks.example.invalid/", "events": ["*"]}
+    made: str = (await gateway.post("/webhooks/endpoints", body, key=key)).expect(201)["id"]
+    return made
+
+
+async def _delivery(gateway: Gateway) -> str:
+    endpoint = await _endpoint(gateway)
+    key = await gateway.key("webhooks:manage", workspace=OTHER)
+    sent: str = (await gateway.post(f"/webhooks/endpoints/{endpoint}/test", key=key)).expect(202)["delivery_id"]
+    return sent
+
+
+async def _approval(gateway: Gateway) -> str:
+    key = await gateway.key("actions:execute", workspace=OTHER)
+    wish = {"action": "http.request", "params": {"method": "POST", "url": "https://example.com/"}}
+    found: str = (await gateway.post("/actions/execute", wish, key=key)).expect(202)["approval_id"]
+    return found
+
+
+FOREIGN: dict[str, Callable[[Gateway], Awaitable[str]]] = {
+    "attempt_id": _attempt,
+    "run_id": _run,
+    "key_id": _key,
+    "budget_id": _budget,
+    "version": _version,
+    "receiver": _receiver,
+    "receiver_id": _receiver,
+    "event_id": _received,
+    "endpoint_id": _endpoint,
+    "delivery_id": _delivery,
+    "approval_id": _approval,
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +162,16 @@ class Probe:
     @property
     def public(self) -> bool:
         return self.route.access.auth == "public"
+
+    @property
+    def signed(self) -> bool:
+        """Whether a signature admits, and no key: then every refusal is 401, or 503 where there is no secret."""
+        return self.route.access.auth == "signature"
+
+    @property
+    def keyless(self) -> tuple[int, ...]:
+        """What the route may answer to somebody without a key of any use."""
+        return (200, 503) if self.public else (401, 503) if self.signed else (401,)
 
     def path(self, values: dict[str, str] | None = None) -> str:
         """Return the path with each parameter's value, or one that exists nowhere."""
@@ -146,7 +221,7 @@ def probes(gateway: Gateway) -> list[Probe]:
 
 
 def with_body(gateway: Gateway) -> list[Probe]:
-    return [probe for probe in probes(gateway) if probe.body_schema is not None]
+    return [probe for probe in probes(gateway) if probe.body_schema is not None and not probe.signed]
 
 
 async def foreign_path(gateway: Gateway, probe: Probe) -> str:
@@ -205,7 +280,11 @@ class Walk:
         self.check(about, bool(problem.get("title")) and bool(problem.get("detail")), "no words for people")
         if answer.status == 401:
             challenge = headers.get("WWW-Authenticate", "")
-            self.check(about, challenge.startswith('Bearer realm="relay"'), f"WWW-Authenticate {challenge!r}")
+            self.check(
+                about,
+                challenge.startswith(('Bearer realm="relay"', 'Signature realm="relay"')),
+                f"WWW-Authenticate {challenge!r}",
+            )
         if answer.status in (429, 503):
             self.check(about, "Retry-After" in headers, "no Retry-After")
 
@@ -253,7 +332,7 @@ async def test_an_unknown_path_parameter_wants_an_entry(gateway: Gateway) -> Non
 
 async def test_without_credential(walk: Walk) -> None:
     for probe in probes(walk.gateway):
-        status = (200, 503) if probe.public else 401
+        status = probe.keyless
         for path in {probe.path(), *([await foreign_path(walk.gateway, probe)] if probe.names else [])}:
             await walk.ask(probe.name, probe.method, path, status, json=probe.body())
 
@@ -285,7 +364,7 @@ async def test_a_garbage_credential(walk: Walk) -> None:
     (await walk.gateway.call("DELETE", f"/keys/{record['id']}", key=walk.gateway.admin)).expect(200)
     for probe in probes(walk.gateway):
         for about, headers, secret in _garbage(dead):
-            status = (200, 503) if probe.public else 401
+            status = probe.keyless
             await walk.ask(
                 f"{probe.name} ({about})", probe.method, probe.path(), status, headers=headers, secret=secret
             )
@@ -294,7 +373,7 @@ async def test_a_garbage_credential(walk: Walk) -> None:
 async def test_a_good_and_another_credential_at_once(walk: Walk) -> None:
     other = await walk.gateway.key(*SCOPES)
     for probe in probes(walk.gateway):
-        status = (200, 503) if probe.public else 401
+        status = probe.keyless
         headers = [("X-API-Key", other)]
         await walk.ask(
             probe.name, probe.method, probe.path(), status, key=walk.gateway.admin, headers=headers, secret=other
@@ -317,16 +396,18 @@ async def test_without_one_of_the_scopes(walk: Walk) -> None:
 
 
 def test_every_route_that_is_not_public_wants_a_scope(gateway: Gateway) -> None:
-    assert [probe.name for probe in probes(gateway) if not probe.public and not probe.route.access.scopes] == []
+    keyed = [probe for probe in probes(gateway) if not probe.public and not probe.signed]
+    assert [probe.name for probe in keyed if not probe.route.access.scopes] == []
 
 
 async def test_an_object_of_another_workspace_does_not_exist(walk: Walk) -> None:
     key = walk.gateway.admin
     for probe in (probe for probe in probes(walk.gateway) if probe.names):
+        missing = 401 if probe.signed else 404
         foreign = await walk.ask(
-            probe.name, probe.method, await foreign_path(walk.gateway, probe), 404, key=key, json=probe.body()
+            probe.name, probe.method, await foreign_path(walk.gateway, probe), missing, key=key, json=probe.body()
         )
-        nowhere = await walk.ask(probe.name, probe.method, probe.path(), 404, key=key, json=probe.body())
+        nowhere = await walk.ask(probe.name, probe.method, probe.path(), missing, key=key, json=probe.body())
         told, expected = (
             {name: value for name, value in answer.json.items() if name not in ("instance", "request_id")}
             for answer in (foreign, nowhere)
@@ -357,7 +438,8 @@ async def test_an_odd_path_parameter_is_not_found(walk: Walk) -> None:
         for odd in ODD_IDS:
             path = probe.path(dict.fromkeys(probe.names, odd))
             about = f"{probe.name} ({odd[:20]!r})"
-            await walk.ask(about, probe.method, path, 404, key=walk.gateway.admin, json=probe.body())
+            missing = 401 if probe.signed and "/" not in odd else 404
+            await walk.ask(about, probe.method, path, missing, key=walk.gateway.admin, json=probe.body())
 
 
 async def test_a_path_that_is_not_utf_8(walk: Walk) -> None:
@@ -370,7 +452,8 @@ async def test_a_path_that_is_not_utf_8(walk: Walk) -> None:
         )
         answer = await walk.gateway.raw(head.encode() + body)
         walk.asked += 1
-        walk.check(probe.name, answer.startswith(b"HTTP/1.1 404 "), repr(answer[:100]))
+        missing = b"HTTP/1.1 401 " if probe.signed else b"HTTP/1.1 404 "
+        walk.check(probe.name, answer.startswith(missing), repr(answer[:100]))
 
 
 async def test_an_oversize_body(walk: Walk) -> None:
@@ -519,7 +602,7 @@ async def test_a_credential_in_the_query_is_none(walk: Walk) -> None:
     key = walk.gateway.admin
     for probe in (probe for probe in probes(walk.gateway) if not probe.public):
         for name in ("access_token", "api_key", "key", "token"):
-            await walk.ask(probe.name, probe.method, f"{probe.path()}?{name}={key}", 401, secret=key)
+            await walk.ask(probe.name, probe.method, f"{probe.path()}?{name}={key}", probe.keyless, secret=key)
 
 
 async def test_a_method_that_the_path_does_not_have(walk: Walk) -> None:
@@ -558,11 +641,11 @@ INVALID_REQUEST_IDS = [
 async def test_request_ids(walk: Walk) -> None:
     for probe in probes(walk.gateway):
         for given in VALID_REQUEST_IDS:
-            status = (200, 503) if probe.public else 401
+            status = probe.keyless
             answer = await walk.ask(probe.name, probe.method, probe.path(), status, headers={"X-Request-ID": given})
             walk.check(probe.name, answer.headers["X-Request-ID"] == given, f"{given} was not kept")
         for given in INVALID_REQUEST_IDS:
-            status = (200, 503) if probe.public else 401
+            status = probe.keyless
             answer = await walk.ask(probe.name, probe.method, probe.path(), status, headers={"X-Request-ID": given})
             walk.check(probe.name, given not in repr(answer.headers) + repr(answer.body), f"{given!r} was kept")
 

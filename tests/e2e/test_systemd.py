@@ -1,4 +1,4 @@
-"""`deploy/systemd`: a sound and tight unit. Relay works under its rules, with credentials as systemd gives them."""
+"""`deploy/systemd`: sound and tight units. Relay works under its rules, with credentials as systemd gives them."""
 
 import contextlib
 import os
@@ -23,6 +23,7 @@ from tests.process import gateway_process
 
 SYSTEMD = Path(__file__).parents[2] / "deploy/systemd"
 UNIT = SYSTEMD / "relay.service"
+WORKER = SYSTEMD / "relay-worker@.service"
 MEMORY = Path("/dev/shm")
 EXPOSURE = 11  # tenths, as systemd-analyze counts them
 NOBODY = 65534
@@ -39,34 +40,39 @@ def analyze(debian: Callable[[str, str], None]) -> Callable[..., subprocess.Comp
     return run
 
 
-def environment() -> dict[str, str]:
-    return dict(line.split("=", 1) for line in confined.settings(str(UNIT))["Environment"])
+def environment(unit: Path = UNIT) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in confined.settings(str(unit))["Environment"])
 
 
-def test_the_unit_is_well_formed(analyze: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    installed = tmp_path / UNIT.name
-    text = UNIT.read_text()
-    assert "ExecStart=/opt/relay/.venv/bin/relay serve\n" in text
+@pytest.mark.parametrize(("unit", "command"), [(UNIT, "serve"), (WORKER, "worker")])
+def test_the_unit_is_well_formed(
+    analyze: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, unit: Path, command: str
+) -> None:
+    installed = tmp_path / unit.name.replace("@.", "@1.")
+    text = unit.read_text()
+    assert f"ExecStart=/opt/relay/.venv/bin/relay {command}\n" in text
     # Its command has to exist where it is verified, nothing else.
     installed.write_text(text.replace("/opt/relay/.venv/bin/relay", "/bin/true"))
     ended = analyze("verify", "--man=no", str(installed))
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_unit_exposes_little(analyze: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    ended = analyze("security", "--offline=yes", "--no-pager", f"--threshold={EXPOSURE}", str(UNIT))
+@pytest.mark.parametrize("unit", [UNIT, WORKER])
+def test_the_unit_exposes_little(analyze: Callable[..., subprocess.CompletedProcess[str]], unit: Path) -> None:
+    ended = analyze("security", "--offline=yes", "--no-pager", f"--threshold={EXPOSURE}", str(unit))
     assert ended.returncode == 0, ended.stdout
 
 
-def test_the_unit_holds_no_secret_and_stops_no_earlier_than_relay() -> None:
-    assert not SECRETS & environment().keys()
+@pytest.mark.parametrize(("unit", "more"), [(UNIT, set()), (WORKER, {"database_url"})])
+def test_the_unit_holds_no_secret_and_stops_no_earlier_than_relay(unit: Path, more: set[str]) -> None:
+    assert not SECRETS & environment(unit).keys()
     assert not SECRETS & {line.partition("=")[0] for line in (SYSTEMD / "relay.env").read_text().splitlines()}
-    unit = confined.settings(str(UNIT))
-    given = {line.partition(":")[0] for line in unit["LoadCredential"]}
-    named = {value.removeprefix("%d/") for name, value in environment().items() if name.endswith("_FILE")}
-    assert given == named == {"secret_key", "encryption_key"}
-    assert int(unit["TimeoutStopSec"][0]) > load_settings({}).shutdown_grace_seconds + 10
-    optional = [line for line in UNIT.read_text().splitlines() if line.startswith("#Environment=")]
+    read = confined.settings(str(unit))
+    given = {line.partition(":")[0] for line in read["LoadCredential"]}
+    named = {value.removeprefix("%d/") for name, value in environment(unit).items() if name.endswith("_FILE")}
+    assert given == named == {"secret_key", "encryption_key"} | more
+    assert int(read["TimeoutStopSec"][0]) > load_settings({}).shutdown_grace_seconds + 10
+    optional = [line for line in unit.read_text().splitlines() if line.startswith("#Environment=")]
     assert {line.split("=")[1].removesuffix("_FILE") for line in optional} < SECRETS
 
 

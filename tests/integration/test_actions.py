@@ -238,9 +238,11 @@ def wrecker(effects: list[str]) -> Connector:
     return connector
 
 
-async def test_what_is_destructive_is_denied(target: Target, tmp_path: Path) -> None:
+async def test_what_no_policy_permits_is_denied(target: Target, tmp_path: Path) -> None:
     effects: list[str] = []
     async with open_gateway(target, tmp_path / "data", connectors=[(wrecker(effects), None)]) as gateway:
+        permit = 'permit (principal, action in Relay::Action::"effect:write", resource);'
+        (await gateway.call("PUT", "/policies", json={"text": permit}, key=gateway.admin)).expect(200)
         wish = {"action": "wrecker.wreck", "params": {}}
         listed = (await gateway.get("/actions", key=gateway.admin)).expect(200)["actions"]
         assert "wrecker.break" in {action["name"] for action in listed}
@@ -249,7 +251,7 @@ async def test_what_is_destructive_is_denied(target: Target, tmp_path: Path) -> 
         assert preview["decision"] == "deny"
         for body in (wish, {"preview_id": preview["preview_id"]}):
             problem = (await gateway.post(EXECUTE, body, key=gateway.admin)).expect(403)
-            assert problem["type"] == "urn:relay:problem:denied" and problem["policy_id"] == "builtin:scopes"
+            assert problem["type"] == "urn:relay:problem:denied" and problem["policy_version"] == 1
         run = (await gateway.post("/ai/execute", {"steps": [wish]}, key=gateway.admin)).expect(202)["run_id"]
         async with asyncio.timeout(10):
             while True:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp.abc import AbstractResolver
 
-from relay.core.effect import EffectForbidden, EffectRefused, EffectUnknown
+from relay.core.effect import EffectForbidden, EffectUnknown, EffectUnsent
 from relay.core.permit import Permit, PermitRefused
 from relay.egress.http import MAX_ANSWER, HttpAnswer, HttpClient
 from relay.egress.own import Endpoint
@@ -159,7 +159,7 @@ class Table(AbstractResolver):
 async def test_a_refused_connection() -> None:
     async with http_server() as server:
         url = server.url
-    with pytest.raises(EffectRefused) as raised:
+    with pytest.raises(EffectUnsent) as raised:
         await fetch(url + "/path?token=hunter2")
     assert raised.value.code == "unreachable"
     assert "hunter2" not in raised.value.detail
@@ -167,7 +167,7 @@ async def test_a_refused_connection() -> None:
 
 async def test_a_name_that_does_not_resolve() -> None:
     client = HttpClient(LOOPBACK, resolver=Table(OSError("no such host")))
-    with pytest.raises(EffectRefused) as raised:
+    with pytest.raises(EffectUnsent) as raised:
         await fetch("http://some.example/", client=client)
     assert raised.value.code == "unresolvable"
 
@@ -179,7 +179,7 @@ async def test_a_look_up_that_hangs() -> None:
             return []
 
     client = HttpClient(LOOPBACK, resolver=Hanging(), connect_timeout=0.2)
-    with pytest.raises(EffectRefused) as raised:
+    with pytest.raises(EffectUnsent) as raised:
         await fetch("http://some.example/", client=client)
     assert raised.value.code == "connect_timeout"
 
@@ -189,11 +189,11 @@ async def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(made.cert, made.key)
     async with http_server(tls=tls) as server:
-        with pytest.raises(EffectRefused) as raised:
+        with pytest.raises(EffectUnsent) as raised:
             await fetch(f"https://localhost:{server.port}/")
         assert raised.value.code == "tls_failed"
         trusting = HttpClient(EgressPolicy(["127.0.0.0/8"]), ca_file=str(made.cert), resolver=Table(["127.0.0.1"]))
-        with pytest.raises(EffectRefused) as raised:
+        with pytest.raises(EffectUnsent) as raised:
             await fetch(f"https://other.example:{server.port}/", client=trusting)
         assert raised.value.code == "tls_failed"
         assert (await fetch(f"https://localhost:{server.port}/", client=trusting)).body == b"ok"
@@ -205,7 +205,7 @@ async def test_a_tls_handshake_that_hangs(tmp_path: Path) -> None:
         await asyncio.sleep(30)
 
     async with http_server(silent) as server:
-        with pytest.raises(EffectRefused) as raised:
+        with pytest.raises(EffectUnsent) as raised:
             await fetch(f"https://127.0.0.1:{server.port}/", client=HttpClient(LOOPBACK, connect_timeout=0.2))
     assert raised.value.code == "connect_timeout"
 

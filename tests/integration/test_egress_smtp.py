@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from relay.core.effect import EffectError, EffectRefused, EffectUnknown
+from relay.core.effect import EffectError, EffectRefused, EffectUnknown, EffectUnsent
 from relay.core.permit import PermitRefused
 from relay.egress.mail import MaildirTransport
 from relay.egress.smtp import SmtpTransport
@@ -130,7 +130,7 @@ async def test_starttls_is_used_and_verified(server_tls: ssl.SSLContext, certifi
         url = f"smtp://localhost:{port}"
         await deliver(SmtpTransport(url, FROM, ca_file=str(certificate.cert)), "to@example.com")
         assert inbox.tls == [True]
-        error = await fails(EffectRefused, SmtpTransport(url, FROM))
+        error = await fails(EffectUnsent, SmtpTransport(url, FROM))
     assert error.code == "smtp_tls_failed" and "SMTP_CA_FILE" in error.detail
     assert len(inbox.envelopes) == 1
 
@@ -143,7 +143,7 @@ async def test_a_certificate_for_another_name_is_refused(form: str, tmp_path: Pa
     settings: dict[str, Any] = {"tls": tls} if form == "smtps" else {"tls_context": tls}
     async with smtp_server(inbox, **settings) as port:
         transport = SmtpTransport(f"{form}://localhost:{port}", FROM, ca_file=str(made.cert))
-        error = await fails(EffectRefused, transport)
+        error = await fails(EffectUnsent, transport)
     assert error.code == "smtp_tls_failed"
     assert inbox.envelopes == []
 
@@ -153,7 +153,7 @@ async def test_implicit_tls_is_used_and_verified(server_tls: ssl.SSLContext, cer
     async with smtp_server(inbox, tls=server_tls) as port:
         url = f"smtps://localhost:{port}"
         await deliver(SmtpTransport(url, FROM, ca_file=str(certificate.cert)), "to@example.com")
-        error = await fails(EffectRefused, SmtpTransport(url, FROM))
+        error = await fails(EffectUnsent, SmtpTransport(url, FROM))
     assert error.code == "smtp_tls_failed"
     assert len(inbox.envelopes) == 1
 
@@ -258,18 +258,19 @@ async def test_whatever_fails_before_the_message_is_a_refusal(replies: tuple[byt
     async with raw_server(*replies) as port:
         error = await fails(EffectRefused, SmtpTransport(f"smtp://127.0.0.1:{port}?timeout=5", FROM))
     assert error.code == code
+    assert isinstance(error, EffectUnsent) == (code in ("smtp_connection", "smtp_malformed")), "who said no, said no"
 
 
 async def test_nobody_listening_is_a_refusal() -> None:
     async with raw_server() as port:
         pass
-    assert (await fails(EffectRefused, SmtpTransport(f"smtp://127.0.0.1:{port}", FROM))).code == "smtp_connection"
+    assert (await fails(EffectUnsent, SmtpTransport(f"smtp://127.0.0.1:{port}", FROM))).code == "smtp_connection"
 
 
 async def test_silence_before_the_message_is_a_refusal_in_time() -> None:
     began = time.monotonic()
     async with raw_server(*HELLO) as port:
-        error = await fails(EffectRefused, SmtpTransport(f"smtp://127.0.0.1:{port}?timeout=1", FROM))
+        error = await fails(EffectUnsent, SmtpTransport(f"smtp://127.0.0.1:{port}?timeout=1", FROM))
     assert error.code == "smtp_timeout" and time.monotonic() - began < 3
 
 

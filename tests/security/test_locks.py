@@ -21,6 +21,7 @@ from relay.core.access import Access
 from relay.core.admission import Admission, AdmissionRefused
 from relay.core.facts import RequestFacts
 from relay.core.problem import Unauthenticated
+from relay.core.signed import Evidence
 from relay.gate.admit import Gate
 from relay.gate.authenticate import Authenticate
 from relay.surface.application import RelayApp, build_application
@@ -439,7 +440,7 @@ async def test_nothing_is_read_before_admit() -> None:
     async def never() -> Any:
         pytest.fail("the body was read")
 
-    async def refuse(access: Access, facts: RequestFacts) -> Admission:
+    async def refuse(access: Access, facts: RequestFacts, evidence: Evidence | None = None) -> Admission:
         raise Unauthenticated
 
     async def with_body(call: Call, body: Asked) -> Said:

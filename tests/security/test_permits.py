@@ -15,11 +15,13 @@ from relay.app import build_catalog
 from relay.catalog import Connector, Rendering
 from relay.core.action import Step
 from relay.core.permit import Permit, PermitRefused, void_permit
+from relay.gate.ask import Ask, Intent
 from relay.gate.execute import execute
 from relay.settings import load_settings
 from tests.outside import ALLOWED, WHO, make_permit, make_step
 
 ACTION = "test.poke"
+ASK = Ask("req_1", "")
 
 
 class Poke(BaseModel):
@@ -150,9 +152,8 @@ async def test_every_action_of_the_catalogue_wants_a_permit(tmp_path: Path) -> N
 
 async def run(step: Step, world: World) -> Any:
     spec = poke_connector().actions[ACTION]
-    return await execute(
-        spec, world, attempt_id="att_1", principal=WHO, step=step, decision=ALLOWED, deadline=permit_for().deadline
-    )
+    intent = Intent(WHO, ASK, spec, step, ALLOWED)
+    return await execute(intent, world, attempt_id="att_1", deadline=permit_for().deadline)
 
 
 async def test_the_permit_of_an_attempt_is_worth_nothing_afterwards() -> None:
@@ -175,14 +176,7 @@ async def test_a_permit_that_was_not_redeemed_is_withdrawn() -> None:
 
     # As a connector would be that did not come through its decorator.
     object.__setattr__(spec, "handler", keeps)
-    await execute(
-        spec,
-        None,
-        attempt_id="att_1",
-        principal=WHO,
-        step=make_step(ACTION, Poke()),
-        decision=ALLOWED,
-        deadline=permit_for().deadline,
-    )
+    intent = Intent(WHO, ASK, spec, make_step(ACTION, Poke()), ALLOWED)
+    await execute(intent, None, attempt_id="att_1", deadline=permit_for().deadline)
     with pytest.raises(PermitRefused):
         await POKE(kept[0], Poke(), World())

@@ -97,7 +97,9 @@ ENVIRONMENT = {"RELAY_ENV": "local", "DEV_AUTH_MODE": "true"}
 
 def facts_of(headers, *, client="127.0.0.1", tmp_path, **environment):
     variables = {**ENVIRONMENT, "RELAY_DATA_DIR": str(tmp_path), **environment}
-    return dev_facts(load_settings(variables, tmp_path), RequestFacts("req_1", client, "GET", headers, peer=client))
+    settings = load_settings(variables, tmp_path)
+    request = RequestFacts("req_1", client, "GET", headers, peer=client)
+    return dev_facts(settings, request, enabled=settings.dev_auth_mode)
 
 
 def test_facts_are_gathered_from_settings_and_request(tmp_path):

@@ -5,7 +5,7 @@ database can compute fitting hashes. The signed heads show that, as long as one 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -211,13 +211,21 @@ class Verifier:
 
     A verification goes on from the last row that was found in order, so that it costs what was added since; from the
     beginning again once an hour, so that a change of older rows is found no later than that. What was changed further
-    back in between is found by the command line, which always verifies everything.
+    back in between is found by the command line, which always verifies everything. ``on_broken`` hears of each
+    verification that found something.
     """
 
-    def __init__(self, database: Database, envelopes: Envelopes, signer: HeadSigner) -> None:
+    def __init__(
+        self,
+        database: Database,
+        envelopes: Envelopes,
+        signer: HeadSigner,
+        on_broken: Callable[[Finding], None] = lambda _: None,
+    ) -> None:
         self._reader = database.reader
         self._envelopes = envelopes
         self._trust = Trust((signer.vkey,))
+        self._on_broken = on_broken
         self._verified: tuple[int, str] | None = None
         self._whole_at = 0
         self._latest: Verification | None = None
@@ -254,6 +262,8 @@ class Verifier:
         if found.ok:
             self._verified = (found.size, found.head)
             self._whole_at = started if whole else self._whole_at
+        if found.finding is not None:
+            self._on_broken(found.finding)
         self._latest = found
         return found
 

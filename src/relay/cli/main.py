@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from relay import __version__
-from relay.cli import audit, db, demo, key, serve, workspace
+from relay.cli import audit, db, demo, key, kill_switch, policy, serve, webhook, worker, workspace
 
 app = typer.Typer(
     name="relay",
@@ -16,10 +16,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("worker")(worker.worker)
 app.command("demo")(demo.demo)
 app.add_typer(key.app, name="key")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(audit.app, name="audit")
+app.add_typer(kill_switch.app, name="kill-switch")
+app.add_typer(policy.app, name="policy")
+app.add_typer(webhook.app, name="webhook")
 app.add_typer(db.app, name="db")
 
 

@@ -1,17 +1,18 @@
-"""One server process: a bound socket, an open house, uvicorn, and an end that loses nothing."""
+"""One server or worker process: an open house, a bound socket and uvicorn, and an end that loses nothing."""
 
 import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any
 
 import typer
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from relay.app import Server, open_server
+from relay.app import Server, open_server, open_worker
 from relay.cli.descriptors import make_room
 from relay.cli.listener import Listener
 from relay.cli.welcome import welcome
@@ -26,11 +27,20 @@ from relay.telemetry.logs import configure_logging
 
 def run_one(overrides: Mapping[str, str], listener: Listener) -> int:
     """Serve on ``listener`` until told to stop; return the exit status."""
+    return _run(overrides, lambda settings: _serve(settings, listener))
+
+
+def work_one(overrides: Mapping[str, str]) -> int:
+    """Do durable work until told to stop; return the exit status."""
+    return _run(overrides, _work)
+
+
+def _run(overrides: Mapping[str, str], body: Callable[[Settings], Coroutine[Any, Any, int]]) -> int:
     try:
         settings = load_settings(overrides=overrides)
         configure_logging(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, listener))
+            return runner.run(body(settings))
     except SettingsError as error:
         lines = "\n".join(f"  {problem}" for problem in error.problems)
         typer.echo(f"relay does not start like this:\n{lines}", err=True)
@@ -67,6 +77,28 @@ async def _serve(settings: Settings, listener: Listener) -> int:
     return 0
 
 
+async def _work(settings: Settings) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    async with open_house(settings) as house, open_worker(house):
+        for sentence in settings.warnings:
+            typer.echo(f"warning: {sentence}", err=True)
+        _settle_memory()
+        typer.echo(f"relay works on {house.target.place}; Ctrl-C stops it")
+        await stopping.wait()
+    return 0
+
+
+def _settle_memory() -> None:
+    # What lives until the end need not be looked at by every collection; it took p99 from 40 ms to 10.
+    gc.collect()
+    gc.freeze()
+    # A request's objects die by their reference counts; the default looks for cycles after every 700 of them.
+    gc.set_threshold(20_000, 20, 50)
+
+
 class _Uvicorn(uvicorn.Server):
     """Uvicorn that leaves the end to its caller: the house is closed after the last answer, then the process ends."""
 
@@ -77,11 +109,7 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[Listener] | None = None) -> None:
         await super().startup(sockets)
-        # What lives until the end need not be looked at by every collection; it took p99 from 40 ms to 10.
-        gc.collect()
-        gc.freeze()
-        # A request's objects die by their reference counts; the default looks for cycles after every 700 of them.
-        gc.set_threshold(20_000, 20, 50)
+        _settle_memory()
         self._announce()
 
     @contextlib.contextmanager

@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from relay.catalog import Connector, Rendering
 from relay.connectors.message import Letter, Message, write
 from relay.core.action import Step
+from relay.core.domains import comparable_address
+from relay.core.exposed import Exposed, Sum
 from relay.core.permit import Permit
 from relay.crypto.digest import sha256_hex
 from relay.egress.mail import MailTransport, check_address, has_encoded_word, has_invisible
@@ -175,6 +177,22 @@ def digest_form(params: SendMail) -> dict[str, Any]:
     return redact(params)
 
 
+class ExposedMail(Exposed):
+    """What policies and budgets see of a mail: its recipients, how many files it has, and how large it is."""
+
+    attachments: int
+    bytes: Sum
+
+
+def expose(params: SendMail) -> ExposedMail:
+    """Show whom the mail goes to, however the addresses are spelled and wherever they stand."""
+    return ExposedMail(
+        recipients=frozenset(map(comparable_address, params.recipients())),
+        attachments=len(params.attachments),
+        bytes=params.size(),
+    )
+
+
 def _described(file: Attachment) -> dict[str, Any]:
     content = file.content()
     return {"name": file.name, "type": file.type, "size": len(content), "sha256": sha256_hex(content)}
@@ -186,6 +204,8 @@ def _described(file: Attachment) -> dict[str, Any]:
     render=render,
     redact=redact,
     digest_form=digest_form,
+    expose=expose,
+    irreversible=True,
     timeout=90.0,
     concurrency=CONCURRENCY,
 )

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from relay.catalog import Rendering
 from relay.connectors.masking import mask_headers, mask_url
 from relay.core.effect import EffectRefused, EffectUnknown
+from relay.core.exposed import Exposed, Sum
 from relay.core.permit import Permit
 from relay.egress.http import HttpAnswer, HttpClient, wire_headers
 from relay.egress.target import parse_target
@@ -41,6 +42,30 @@ class Request:
     headers: dict[str, str]
     body: bytes | None
     shown: Any
+
+
+class ExposedRequest(Exposed):
+    """What policies and budgets see of a request: where it goes, by which method, and how large its body is.
+
+    The path is not shown: it may hold a secret, and has too many spellings for a rule to rest upon.
+    """
+
+    method: str
+    scheme: str
+    port: int
+    bytes: Sum
+
+
+def expose(request: Request) -> ExposedRequest:
+    """Show the host as it is connected to."""
+    target = parse_target(request.url)
+    return ExposedRequest(
+        hosts=frozenset({target.host}),
+        method=request.method,
+        scheme=target.scheme,
+        port=target.port,
+        bytes=len(request.body or b""),
+    )
 
 
 class Answer(BaseModel):

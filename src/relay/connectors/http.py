@@ -1,11 +1,12 @@
 """``http.request``: any HTTP request, as it is written."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from relay.catalog import Connector, Rendering
+from relay.catalog import Connector, Probe, Rendering
 from relay.connectors import exchange
 from relay.connectors.masking import mask_headers, mask_json, mask_pairs, mask_text, mask_url
 from relay.core.action import Step
@@ -19,6 +20,8 @@ connector: Final = Connector("http", hosts=None)
 
 Scalar = str | bool | int | float
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
+_CHANGES_ONE_THING: Final = frozenset({"PUT", "PATCH", "DELETE"})
+_OF_THE_BODY: Final = ("content-", "if-")
 
 
 def _headers(value: dict[str, str]) -> dict[str, str]:
@@ -111,14 +114,49 @@ def redact(params: SendRequest) -> dict[str, Any]:
     }
 
 
+def expose(params: SendRequest) -> exchange.ExposedRequest:
+    """Show policies and budgets the request as it is sent."""
+    return exchange.expose(compose(params))
+
+
+def probe(params: SendRequest) -> Probe | None:
+    """Return how to read the version of what a request changes: HEAD of the same URL, with the same credentials."""
+    if params.method not in _CHANGES_ONE_THING:
+        return None
+    headers = {name: value for name, value in params.headers.items() if not name.startswith(_OF_THE_BODY)}
+    wish = {"method": "HEAD", "url": params.url, "headers": headers, "query": params.query}
+    return Probe("http.request", wish, _version)
+
+
+def _version(answer: dict[str, Any]) -> str | None:
+    headers = answer["headers"]
+    if not 200 <= answer["status"] < 300:
+        return None
+    return next((f"{name}:{headers[name]}" for name in ("etag", "last-modified") if headers.get(name)), None)
+
+
+def _bound(request: exchange.Request, seen_version: str | None) -> exchange.Request:
+    """Return the request with If-Match (RFC 9110, 13.1.1) where a strong ETag was seen and the caller has none."""
+    name, _, etag = (seen_version or "").partition(":")
+    if name != "etag" or not etag.startswith('"') or any(header.startswith("if-") for header in request.headers):
+        return request
+    return replace(request, headers={**request.headers, "if-match": etag})
+
+
 @connector.action(
     "http.request",
     effect="write",
     render=render,
     redact=redact,
+    expose=expose,
+    irreversible=True,
+    probe=probe,
     timeout=exchange.ACTION_TIMEOUT,
     concurrency=exchange.CONCURRENCY,
 )
 async def send(permit: Permit, params: SendRequest, client: HttpClient) -> exchange.Answer:
     """Send an HTTP request and return the answer."""
-    return await exchange.exchange(permit, compose(params), client, redirects=True)
+    request = compose(params)
+    if params.method in _CHANGES_ONE_THING:
+        request = _bound(request, permit.seen_version)
+    return await exchange.exchange(permit, request, client, redirects=True)

@@ -58,11 +58,18 @@ def redact(params: SaveWebhook) -> dict[str, Any]:
     return {"url": mask_url(params.url), "payload": mask_json(params.payload), "method": params.method}
 
 
+def expose(params: SaveWebhook) -> exchange.ExposedRequest:
+    """Show policies and budgets the request as it is sent."""
+    return exchange.expose(compose(params))
+
+
 @connector.action(
     "webhook.save",
     effect="write",
     render=render,
     redact=redact,
+    expose=expose,
+    irreversible=True,
     timeout=exchange.ACTION_TIMEOUT,
     concurrency=exchange.CONCURRENCY,
 )

@@ -34,6 +34,7 @@ class Decision:
     ``approvers`` is how many persons must agree where approval is required, ``other_person`` that one of them at least
     must have had no part in making the requester's credential. ``inputs`` is canonical JSON of everything the decision
     was made upon, so that it can be made again under another policy; empty when there is nothing to replay.
+    ``policies`` names those that decided.
     """
 
     effect: DecisionEffect
@@ -43,15 +44,20 @@ class Decision:
     approvers: int = 1
     other_person: bool = False
     inputs: bytes = field(default=b"", repr=False, compare=False)
+    policies: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt did not succeed: a stable code, a sentence for people, and the HTTP status it maps to."""
+    """Why an attempt did not succeed: a stable code, a sentence for people, and the HTTP status it maps to.
+
+    ``retryable``: to try again cannot do anything twice.
+    """
 
     code: str
     detail: str
     status: int
+    retryable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One unit of time: whole microseconds since the Unix epoch, UTC."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 MICROSECONDS: Final = 1_000_000
@@ -28,3 +28,9 @@ def parse_iso(text: str) -> int:
         raise ValueError("the time needs an offset, for instance a trailing Z")
     whole = int(stamp.replace(microsecond=0).timestamp())
     return whole * MICROSECONDS + stamp.microsecond
+
+
+def end_of_day(day: date) -> int:
+    """Return the moment at which a day ends in UTC, the first of the next one."""
+    midnight = datetime.combine(day, datetime.min.time(), UTC) + timedelta(days=1)
+    return int(midnight.timestamp()) * MICROSECONDS

@@ -17,6 +17,10 @@ class EffectRefused(EffectError):
     """Nothing happened outside: the other side said no, or no byte of the request was written."""
 
 
+class EffectUnsent(EffectRefused):
+    """Nothing happened outside, and nobody said no: no byte of the request left. To try again cannot do it twice."""
+
+
 class EffectForbidden(EffectError):
     """Nothing happened outside: egress does not connect to this destination."""
 

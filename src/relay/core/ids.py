@@ -24,6 +24,7 @@ Kind = Literal[
     "rcv",
     "req",
     "run",
+    "sec",
 ]
 
 _RANDOM_BYTES: Final = 10

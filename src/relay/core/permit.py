@@ -21,10 +21,11 @@ class Permit:
     """Leave to perform one step once, before ``deadline`` (seconds of the boot clock).
 
     Only :func:`mint_permit` makes one, and only ``relay.gate.execute`` may import that function (lint refuses
-    other importers). A permit cannot be copied or pickled; :meth:`redeem` succeeds once.
+    other importers). A permit cannot be copied or pickled; :meth:`redeem` succeeds once. ``seen_version`` is the version
+    that was found of what the step changes, None where none was read.
     """
 
-    __slots__ = ("approval_id", "attempt_id", "deadline", "decision", "principal", "step")
+    __slots__ = ("approval_id", "attempt_id", "deadline", "decision", "principal", "seen_version", "step")
 
     attempt_id: str
     principal: Principal
@@ -32,6 +33,7 @@ class Permit:
     decision: Decision
     approval_id: str | None
     deadline: float
+    seen_version: str | None
 
     def __init__(self, key: object, **values: Any) -> None:
         if key is not _KEY:
@@ -74,7 +76,14 @@ def boot_clock() -> float:
 
 
 def mint_permit(
-    *, attempt_id: str, principal: Principal, step: Step, decision: Decision, approval_id: str | None, deadline: float
+    *,
+    attempt_id: str,
+    principal: Principal,
+    step: Step,
+    decision: Decision,
+    approval_id: str | None,
+    deadline: float,
+    seen_version: str | None = None,
 ) -> Permit:
     """Mint the permit for one attempt. For ``relay.gate.execute`` alone."""
     permit = Permit(
@@ -85,6 +94,7 @@ def mint_permit(
         decision=decision,
         approval_id=approval_id,
         deadline=deadline,
+        seen_version=seen_version,
     )
     _MINTED[id(permit)] = permit
     return permit

@@ -23,6 +23,9 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 PrincipalKind = Literal["agent", "person", "service"]
 KeyKind = Literal["agent", "person"]
 
+OPERATOR_ID: Final = "operator"
+"""Who acts by the command line; also the first maker of the keys that are made there."""
+
 BUNDLES: Final[dict[str, tuple[Scope, ...]]] = {
     "viewer": ("actions:preview", "docs"),
     "developer": ("actions:preview", "actions:execute", "chat", "docs"),

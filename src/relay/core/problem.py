@@ -65,6 +65,16 @@ class Unauthenticated(Problem):
         self.reason = reason
 
 
+class BadSignature(Unauthenticated):
+    """A webhook without a signature that verifies, for whatever reason; which part failed is never said."""
+
+    status, slug, title = 401, "bad-signature", "Signature required"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__("This needs a valid webhook signature, and there is none.", reason=reason)
+        self.headers["WWW-Authenticate"] = 'Signature realm="relay"'
+
+
 class InsufficientScope(Problem):
     """The credential lacks a scope that the route or the action needs."""
 
@@ -80,6 +90,24 @@ class Denied(Problem):
     """Policy does not allow this step."""
 
     status, slug, title = 403, "denied", "Not allowed"
+
+
+class Stopped(Problem):
+    """The kill switch is on for the workspace, the key, the action, the connector, or for everything."""
+
+    status, slug, title = 403, "stopped", "Stopped"
+
+
+class OverBudget(Problem):
+    """This alone takes more than a budget allows in a whole day; waiting does not help."""
+
+    status, slug, title = 403, "over-budget", "More than the budget of a day"
+
+
+class NotApprover(Problem):
+    """The caller may not decide this request: no person, the requester, or a credential that the requester made."""
+
+    status, slug, title = 403, "not-approver", "Not for you to decide"
 
 
 class AddressNotAllowed(Problem):
@@ -134,6 +162,24 @@ class InProgress(Problem):
     """A twin of this request is still running."""
 
     status, slug, title = 409, "in-progress", "The same request is still running"
+
+
+class DigestMismatch(Problem):
+    """The digest of a decision is not that of the step: what was looked at is not what would run."""
+
+    status, slug, title = 409, "digest-mismatch", "Another digest"
+
+
+class AlreadyDecided(Problem):
+    """The request for approval has ended, or this person has agreed to it; ``approval_status`` says how it stands."""
+
+    status, slug, title = 409, "already-decided", "Already decided"
+
+
+class StateChanged(Problem):
+    """What the step changes is not as it was when the step was previewed or asked for; nothing was executed."""
+
+    status, slug, title = 409, "state-changed", "Changed in the meantime"
 
 
 class Gone(Problem):
@@ -201,9 +247,21 @@ class QuotaExceeded(Limited):
 
 
 class TooManyRunning(Limited):
-    """As many attempts of this action are under way in the workspace as may be."""
+    """As many attempts of this action are under way in the workspace as may be, or another replay of policies is."""
 
     status, slug, title = 429, "too-many-running", "Too many running at once"
+
+
+class BudgetExhausted(Limited):
+    """A budget has too little left for this until the UTC day ends; ``budget`` says which."""
+
+    status, slug, title = 429, "budget-exhausted", "Budget used up"
+
+
+class TooManyWaiting(Limited):
+    """As many requests of the key, or of the workspace, wait for approval as may; nothing was kept."""
+
+    status, slug, title = 429, "too-many-waiting", "Too many waiting for approval"
 
 
 class HeadTooLarge(Problem):

@@ -1,15 +1,23 @@
-"""What a door hands to the gate, and what it gets back."""
+"""What a door hands to the gate, what the gate makes of it, and what the door gets back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from relay.catalog import ActionSpec, Rendering
 from relay.core.action import Decision, Failure, Step
+from relay.core.principal import Principal
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A wish to run one action: by preview, or by name and parameters. ``client`` is the caller's address."""
+    """A wish to run one action: by preview, or by name and parameters. ``client`` is the caller's address.
+
+    ``untrusted_content`` says that content from outside may have had a say in it. ``tries_allowed`` is how many more
+    times the effect may be tried where a repetition cannot do it twice, ``timeout`` how many seconds each try may take,
+    the action's own when None. ``run_fence`` is the number under which the asker holds its run: an intent is written
+    only while it is still the run's. What only ``reads_version`` is never held back, and refused where it would need an
+    approval.
+    """
 
     request_id: str
     client: str
@@ -19,11 +27,53 @@ class Ask:
     idempotency_key: str | None = None
     run_id: str | None = None
     step_id: str | None = None
+    untrusted_content: bool = False
+    tries_allowed: int = 0
+    timeout: float | None = None
+    run_fence: int | None = None
+    reads_version: bool = False
+
+
+class RunTaken(Exception):
+    """The asker does not hold its run any more: another process works on it, or it has ended. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """An idempotency key as it is stored: hash of the key, fingerprint of the request."""
+
+    key_hash: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One action on its way through the gate: who wants what, why they ask, and what policy says.
+
+    ``seen_version`` is the version that was found of what the step changes, None where there is none to find.
+    """
+
+    principal: Principal
+    ask: Ask
+    spec: ActionSpec
+    step: Step
+    decision: Decision
+    idempotency: Idempotency | None = None
+    seen_version: str | None = None
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that the effect may take."""
+        return self.spec.timeout if self.ask.timeout is None else min(self.spec.timeout, self.ask.timeout)
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptState:
-    """An attempt as it stands. ``result`` is None until it succeeded, and again after its retention."""
+    """An attempt as it stands. ``result`` is None until it succeeded, and again after its retention.
+
+    An attempt that has been allowed and has not begun is ``running`` with ``held_until``, the moment (microseconds)
+    before which it does not begin. ``tries`` counts how often it began.
+    """
 
     attempt_id: str
     status: str
@@ -37,6 +87,9 @@ class AttemptState:
     duration_ms: int | None
     created_at: int
     finished_at: int | None
+    approval_id: str | None = None
+    held_until: int | None = None
+    tries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +100,14 @@ class Considered:
     step: Step
     decision: Decision
     rendering: Rendering
+    warnings: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewState:
-    """A stored preview, as its maker sees it."""
+    """A stored preview, as its maker sees it. ``seen_version`` is that of what the step changes, if it was read."""
 
     preview_id: str
     considered: Considered
     expires_at: int
+    seen_version: str | None = None

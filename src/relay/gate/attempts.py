@@ -3,28 +3,31 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 from pydantic_core import from_json, to_json
 
 from relay.catalog import ActionSpec
-from relay.core.action import Decision, Failure, Outcome, Step
+from relay.core.action import Failure, Outcome
 from relay.core.clock import MICROSECONDS, now
 from relay.core.ids import new_id
 from relay.core.permit import boot_clock
-from relay.core.principal import Principal
 from relay.core.problem import NotFound
-from relay.gate.ask import Ask, AttemptState
-from relay.gate.claim import Claim, Idempotency
-from relay.gate.rows import FIRST_FENCE, attempt_event, attempt_row, ended_state, stored_state
-from relay.store.attempts import AttemptRepository
+from relay.gate.ask import AttemptState, Intent
+from relay.gate.checks import Checks
+from relay.gate.claim import Claim
+from relay.gate.rows import FIRST_FENCE, attempt_event, attempt_row, ended_state, stored_state, waiting_state
+from relay.store.attempts import AttemptRepository, AttemptRow
 from relay.store.database import Database
 from relay.store.idempotency import Remembered
 from relay.store.vault import Sealed, Vault
 from relay.store.writer import StoreUnavailable, Tx
 
+T = TypeVar("T")
+
 LEASE_MARGIN_SECONDS: Final = 30
+UNKNOWN_STATUS: Final = 504
 _CLOCK_SLACK_SECONDS: Final = 5
 _RETRY_SECONDS: Final = 1.0
 
@@ -33,11 +36,20 @@ log = logging.getLogger("relay.gate")
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An attempt whose intent is durable. ``deadline`` is on the boot clock, safely before the lease ends."""
+    """An attempt whose intent is durable. ``deadline`` is on the boot clock, safely before the lease ends.
+
+    ``fence`` is the number under which this process may move it; ``reserves`` says that a budget has been charged;
+    ``in_doubt`` that an earlier try may have taken effect, so that this one's failure settles nothing.
+    """
 
     attempt_id: str
     created_at: int
     deadline: float
+    fence: int = FIRST_FENCE
+    tries: int = 1
+    approval_id: str | None = None
+    reserves: bool = False
+    in_doubt: bool = False
 
 
 class Attempts:
@@ -50,6 +62,7 @@ class Attempts:
         self,
         database: Database,
         vault: Vault,
+        checks: Checks,
         *,
         retention: int,
         idempotency_ttl: int,
@@ -57,139 +70,232 @@ class Attempts:
     ) -> None:
         self._database = database
         self._vault = vault
+        self._checks = checks
         self._retention = retention
         self._idempotency_ttl = idempotency_ttl
         self._on_full = on_full
         self._running: dict[str, asyncio.Event] = {}
         self._late: set[asyncio.Task[None]] = set()
 
-    async def begin(
-        self,
-        principal: Principal,
-        ask: Ask,
-        spec: ActionSpec,
-        step: Step,
-        decision: Decision,
-        idempotency: Idempotency | None,
-    ) -> Begun | Remembered:
-        """Make the intent durable, consuming preview and idempotency key in the same transaction.
+    async def begin(self, intent: Intent) -> Begun | Remembered:
+        """Make the intent durable, consuming preview, idempotency key and budgets in the same transaction.
 
         Returns what is remembered instead when the idempotency key, or the run's step, has led to an attempt before.
-        410 when the preview cannot be used (any more); 429 when the action has no place left; 503 (StoreUnavailable)
-        when the intent cannot be written: then nothing may run.
+        403 when a kill switch is on; 410 when the preview cannot be used (any more); 429 when the action has no place
+        or a budget nothing left; 503 (StoreUnavailable) when the intent cannot be written: then nothing may run.
         """
-        started = boot_clock()
-        at = now()
-        lease = int(spec.timeout) + LEASE_MARGIN_SECONDS
+        started, at = boot_clock(), now()
+        lease = _lease_seconds(intent)
         attempt_id = new_id("att")
-        row = attempt_row(principal, ask, spec, step, decision, attempt_id, at)
+        row = attempt_row(intent, attempt_id, at)
         row.update(status="running", lease_until=at + lease * MICROSECONDS)
-        params = self._seal(principal.workspace_id, "params", attempt_id, to_json(step.params), at)
-        intent = attempt_event(principal, ask, "gate:action:intent", attempt_id, step, decision=decision)
-        claim = Claim(principal, ask, idempotency, attempt_id, at, at + self._idempotency_ttl)
+        params = self.seal_params(intent, attempt_id, at)
+        draft = attempt_event(intent, "gate:action:intent", attempt_id, decided=True)
+        claim = self.claim(intent, attempt_id, at)
+        check = await self._checks.prepare(intent, attempt_id, at)
 
         def unit(tx: Tx) -> Remembered | None:
+            check.running(tx)
             if (found := claim.earlier(tx)) is not None:
                 return found
-            if spec.concurrency is not None and not claim.attempts.has_place(tx, spec.name, spec.concurrency):
-                self._on_full(spec)
+            check.affordable(tx)
+            self._require_place(tx, claim.attempts, intent.spec)
             claim.take(tx)
             claim.attempts.insert(tx, **row)
             self._vault.put(tx, params)
-            tx.record(intent)
+            check.take(tx)
+            tx.record(draft)
             return None
 
-        self._running[attempt_id] = asyncio.Event()
+        remembered = await self._begun(attempt_id, unit, went=lambda found: found is None)
+        if remembered is not None:
+            return remembered
+        deadline = started + lease - _CLOCK_SLACK_SECONDS
+        return Begun(attempt_id, at, deadline, reserves=check.reserves)
+
+    async def begin_waiting(self, intent: Intent, row: AttemptRow) -> Begun | None:
+        """Begin an attempt that has waited, as :meth:`begin` does; None when another process was first."""
+        started, at = boot_clock(), now()
+        lease = _lease_seconds(intent)
+        repository = AttemptRepository(row.workspace_id)
+        draft = attempt_event(intent, "gate:action:intent", row.id, decided=True)
+        check = await self._checks.prepare(intent, row.id, at)
+
+        def unit(tx: Tx) -> bool:
+            check.running(tx)
+            found = repository.row(tx, row.id)
+            if found is None or found.status != "ready" or found.fence != row.fence:
+                return False
+            check.affordable(tx)
+            self._require_place(tx, repository, intent.spec)
+            moved = repository.begin(
+                tx,
+                row.id,
+                fence=row.fence,
+                at=at,
+                lease_until=at + lease * MICROSECONDS,
+                policy_id=intent.decision.policy_id,
+                policy_version=intent.decision.policy_version,
+            )
+            if moved:
+                check.take(tx)
+                tx.record(draft)
+            return moved
+
+        if not await self._begun(row.id, unit, went=bool):
+            return None
+        return Begun(
+            row.id,
+            row.created_at,
+            started + lease - _CLOCK_SLACK_SECONDS,
+            fence=row.fence + 1,
+            tries=row.tries + 1,
+            approval_id=row.approval_id,
+            reserves=check.reserves,
+            in_doubt=row.error_status == UNKNOWN_STATUS,
+        )
+
+    def _require_place(self, tx: Tx, attempts: AttemptRepository, spec: ActionSpec) -> None:
+        if spec.concurrency is not None and not attempts.has_place(tx, spec.name, spec.concurrency):
+            self._on_full(spec)
+
+    async def _begun(self, attempt_id: str, unit: Callable[[Tx], T], *, went: Callable[[T], bool]) -> T:
+        """Run the unit that begins an attempt; twins wait for it from before it can be seen until it has ended."""
+        self._running.setdefault(attempt_id, asyncio.Event())
         try:
-            remembered = await self._database.writer.run(unit)
+            done = await self._database.writer.run(unit)
         except BaseException:
             self._settled(attempt_id)
             raise
-        if remembered is not None:
+        if not went(done):
             self._settled(attempt_id)
-            return remembered
-        return Begun(attempt_id, at, started + lease - _CLOCK_SLACK_SECONDS)
+        return done
 
-    async def record(
-        self,
-        principal: Principal,
-        ask: Ask,
-        spec: ActionSpec,
-        step: Step,
-        decision: Decision,
-        idempotency: Idempotency | None,
-        attempt_id: str,
-        outcome: Outcome,
-    ) -> AttemptState | Remembered:
+    async def record(self, intent: Intent, attempt_id: str, outcome: Outcome) -> AttemptState | Remembered:
         """Make a local action's attempt durable as a whole: it left nothing outside that an intent must precede.
 
         Consumes and refuses as :meth:`begin` does; what the action returned is then nobody's.
         """
-        at = now()
-        failure = outcome.failure
-        row = attempt_row(principal, ask, spec, step, decision, attempt_id, at)
+        at, failure = now(), outcome.failure
+        row = attempt_row(intent, attempt_id, at)
         row.update(status=outcome.status, finished_at=at, duration_ms=outcome.duration_ms)
         if failure is not None:
             row.update(error_code=failure.code, error_detail=failure.detail, error_status=failure.status)
-        sealed = [self._seal(principal.workspace_id, "params", attempt_id, to_json(step.params), at)]
+        sealed = [self.seal_params(intent, attempt_id, at)]
         if outcome.result is not None:
-            sealed.append(self._seal(principal.workspace_id, "result", attempt_id, to_json(outcome.result), at))
-        event = attempt_event(
-            principal, ask, "gate:action:outcome", attempt_id, step, decision=decision, outcome=outcome
-        )
-        claim = Claim(principal, ask, idempotency, attempt_id, at, at + self._idempotency_ttl)
+            sealed.append(self._seal(intent, "result", attempt_id, to_json(outcome.result), at))
+        draft = attempt_event(intent, "gate:action:outcome", attempt_id, decided=True, outcome=outcome)
+        claim = self.claim(intent, attempt_id, at)
+        check = await self._checks.prepare(intent, attempt_id, at)
 
         def unit(tx: Tx) -> Remembered | None:
+            check.running(tx)
             if (found := claim.earlier(tx)) is not None:
                 return found
+            check.affordable(tx)
             claim.take(tx)
             claim.attempts.insert(tx, **row)
             for envelope in sealed:
                 self._vault.put(tx, envelope)
-            tx.record(event)
+            check.take(tx)
+            tx.record(draft)
             return None
 
         remembered = await self._database.writer.run(unit)
-        return remembered or ended_state(principal, spec, step, attempt_id, outcome, at, at)
+        return remembered or ended_state(intent, attempt_id, outcome, created_at=at, at=at)
 
-    async def finish(
-        self, principal: Principal, ask: Ask, spec: ActionSpec, step: Step, begun: Begun, outcome: Outcome
-    ) -> AttemptState:
+    async def finish(self, intent: Intent, begun: Begun, outcome: Outcome) -> AttemptState:
         """Make the outcome durable and return the attempt's state.
 
         When it cannot be written, or another process has declared the attempt unknown, the state is ``unknown``: the
         effect may have happened. It is then written as soon as the database takes it, or kept as an event.
         """
-        at = now()
-        unit = self._finish_unit(principal, ask, step, begun.attempt_id, outcome, at)
-        try:
-            moved = await self._database.writer.run(unit, outcome=True)
-        except StoreUnavailable:
-            self._write_later(unit, begun)
-            moved = False
-        finally:
-            self._settled(begun.attempt_id)
-        if not moved:
+        at, outcome = now(), _settling(begun, outcome)
+        unit = self._finish_unit(intent, begun, outcome, at)
+        if not await self._ended(unit, begun):
             outcome = Outcome("unknown", None, _UNWRITTEN, outcome.duration_ms)
-        return ended_state(principal, spec, step, begun.attempt_id, outcome, begun.created_at, at)
+        return ended_state(
+            intent,
+            begun.attempt_id,
+            outcome,
+            created_at=begun.created_at,
+            at=at,
+            approval_id=begun.approval_id,
+            tries=begun.tries,
+        )
 
-    def _finish_unit(
-        self, principal: Principal, ask: Ask, step: Step, attempt_id: str, outcome: Outcome, at: int
-    ) -> Callable[[Tx], bool]:
-        repository = AttemptRepository(principal.workspace_id)
-        sealed = None
-        if outcome.result is not None:
-            sealed = self._seal(principal.workspace_id, "result", attempt_id, to_json(outcome.result), at)
+    async def try_again(
+        self, intent: Intent, begun: Begun, outcome: Outcome, not_before: int, asked: bytes
+    ) -> AttemptState:
+        """Have an attempt that came to nothing begin again later; ``asked`` is what whoever does that must know.
+
+        Falls back to :meth:`finish` when the attempt is not this process's to move any more.
+        """
+        at, outcome = now(), _settling(begun, outcome)
+        repository = AttemptRepository(intent.principal.workspace_id)
+        sealed = self._seal(intent, "asked", begun.attempt_id, asked, at)
         failure = outcome.failure
         error = (failure.code, failure.detail, failure.status) if failure is not None else None
-        draft = attempt_event(principal, ask, "gate:action:outcome", attempt_id, step, outcome=outcome)
-        late = attempt_event(principal, ask, "gate:action:late_outcome", attempt_id, step, outcome=outcome)
+        draft = attempt_event(intent, "gate:action:retried", begun.attempt_id, outcome=outcome)
+        late = attempt_event(intent, "gate:action:late_outcome", begun.attempt_id, outcome=outcome)
+
+        def unit(tx: Tx) -> bool:
+            moved = repository.make_ready(
+                tx, begun.attempt_id, was="running", fence=begun.fence, not_before=not_before, error=error
+            )
+            if moved:
+                self._vault.put_if_absent(tx, sealed)
+                if begun.reserves and outcome.status == "failed":
+                    self._checks.give_back(tx, intent.principal.workspace_id, begun.attempt_id)
+            tx.record(draft if moved else late)
+            return moved
+
+        if not await self._ended(unit, begun):
+            return ended_state(
+                intent,
+                begun.attempt_id,
+                Outcome("unknown", None, _UNWRITTEN, outcome.duration_ms),
+                created_at=begun.created_at,
+                at=at,
+                approval_id=begun.approval_id,
+                tries=begun.tries,
+            )
+        return waiting_state(
+            intent,
+            begun.attempt_id,
+            "running",
+            created_at=begun.created_at,
+            approval_id=begun.approval_id,
+            held_until=not_before,
+            tries=begun.tries,
+        )
+
+    async def _ended(self, unit: Callable[[Tx], bool], begun: Begun) -> bool:
+        try:
+            return await self._database.writer.run(unit, outcome=True)
+        except StoreUnavailable:
+            self._write_later(unit, begun)
+            return False
+        finally:
+            self._settled(begun.attempt_id)
+
+    def _finish_unit(self, intent: Intent, begun: Begun, outcome: Outcome, at: int) -> Callable[[Tx], bool]:
+        workspace, attempt_id = intent.principal.workspace_id, begun.attempt_id
+        repository = AttemptRepository(workspace)
+        sealed = None
+        if outcome.result is not None:
+            sealed = self._seal(intent, "result", attempt_id, to_json(outcome.result), at)
+        failure = outcome.failure
+        error = (failure.code, failure.detail, failure.status) if failure is not None else None
+        notice = {"run_id": intent.ask.run_id} if intent.ask.run_id else None
+        draft = attempt_event(intent, "gate:action:outcome", attempt_id, outcome=outcome, notice=notice)
+        late = attempt_event(intent, "gate:action:late_outcome", attempt_id, outcome=outcome)
 
         def unit(tx: Tx) -> bool:
             moved = repository.finish(
                 tx,
                 attempt_id,
-                fence=FIRST_FENCE,
+                fence=begun.fence,
                 status=outcome.status,
                 at=at,
                 duration_ms=outcome.duration_ms,
@@ -197,6 +303,8 @@ class Attempts:
             )
             if moved and sealed is not None:
                 self._vault.put(tx, sealed)
+            if moved and begun.reserves and outcome.status == "failed":
+                self._checks.give_back(tx, workspace, attempt_id)
             tx.record(draft if moved else late)
             return moved
 
@@ -225,10 +333,17 @@ class Attempts:
             task.cancel()
         await asyncio.gather(*self._late, return_exceptions=True)
 
-    async def deny(self, principal: Principal, ask: Ask, step: Step, decision: Decision) -> None:
+    async def deny(self, intent: Intent) -> None:
         """Make a denial durable."""
-        draft = attempt_event(principal, ask, "gate:action:denied", ask.preview_id or "", step, decision=decision)
-        await self._database.writer.run(lambda tx: tx.record(draft))
+        draft = attempt_event(intent, "gate:action:denied", intent.ask.preview_id or "", decided=True)
+        record = self._checks.record(intent, now())
+
+        def unit(tx: Tx) -> None:
+            if record is not None:
+                record.put(tx)
+            tx.record(draft)
+
+        await self._database.writer.run(unit)
 
     async def state(self, workspace_id: str, attempt_id: str) -> AttemptState:
         """Return an attempt of this workspace as it stands; 404 for any other."""
@@ -262,10 +377,38 @@ class Attempts:
         if event is not None:
             event.set()
 
-    def _seal(self, workspace: str, purpose: str, attempt_id: str, plaintext: bytes, at: int) -> Sealed:
+    def claim(self, intent: Intent, attempt_id: str, at: int) -> Claim:
+        """Return what a new attempt uses up."""
+        return Claim(intent, attempt_id, at, at + self._idempotency_ttl)
+
+    def seal_params(self, intent: Intent, attempt_id: str, at: int) -> Sealed:
+        """Return the envelope of a new attempt's parameters."""
+        return self._seal(intent, "params", attempt_id, to_json(intent.step.params), at)
+
+    def seal_asked(self, intent: Intent, attempt_id: str, asked: bytes, at: int) -> Sealed:
+        """Return the envelope of what must be known to begin an attempt that waits."""
+        return self._seal(intent, "asked", attempt_id, asked, at)
+
+    def _seal(self, intent: Intent, purpose: str, attempt_id: str, plaintext: bytes, at: int) -> Sealed:
         return self._vault.seal(
-            plaintext, workspace=workspace, purpose=purpose, record_id=attempt_id, expires_at=at + self._retention
+            plaintext,
+            workspace=intent.principal.workspace_id,
+            purpose=purpose,
+            record_id=attempt_id,
+            expires_at=at + self._retention,
         )
+
+
+def _settling(begun: Begun, outcome: Outcome) -> Outcome:
+    """Return what an outcome makes of the whole attempt: after a try that nobody knows the end of, no failure is sure."""
+    failure = outcome.failure
+    if not begun.in_doubt or outcome.status != "failed" or failure is None:
+        return outcome
+    return Outcome("unknown", None, replace(failure, status=UNKNOWN_STATUS), outcome.duration_ms)
+
+
+def _lease_seconds(intent: Intent) -> int:
+    return int(intent.timeout) + LEASE_MARGIN_SECONDS
 
 
 _UNWRITTEN: Final = Failure(

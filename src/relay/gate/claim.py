@@ -1,42 +1,37 @@
 """What an attempt uses up: a preview, an idempotency key, a place in a run; each leads to one attempt at most."""
 
-from dataclasses import dataclass
-
-from relay.core.principal import Principal
 from relay.core.problem import Gone
-from relay.gate.ask import Ask
+from relay.gate.ask import Intent, RunTaken
 from relay.store.attempts import AttemptRepository
 from relay.store.idempotency import IdempotencyRepository, Remembered
 from relay.store.previews import PreviewRepository
+from relay.store.runs import RunRepository
 from relay.store.writer import Tx
-
-
-@dataclass(frozen=True, slots=True)
-class Idempotency:
-    """An idempotency key as it is stored: hash of the key, fingerprint of the request."""
-
-    key_hash: str
-    fingerprint: str
 
 
 class Claim:
     """The claim of one attempt; :meth:`earlier` and :meth:`take` belong into the same unit."""
 
-    def __init__(
-        self, principal: Principal, ask: Ask, idempotency: Idempotency | None, attempt_id: str, at: int, until: int
-    ) -> None:
+    def __init__(self, intent: Intent, attempt_id: str, at: int, until: int) -> None:
+        principal = intent.principal
         self.attempts = AttemptRepository(principal.workspace_id)
         self._keys = IdempotencyRepository(principal.workspace_id, principal.id)
         self._previews = PreviewRepository(principal.workspace_id, principal.id)
-        self._ask = ask
-        self._idempotency = idempotency
+        self._runs = RunRepository(principal.workspace_id)
+        self._ask = intent.ask
+        self._idempotency = intent.idempotency
         self._attempt_id = attempt_id
         self._at = at
         self._until = until
 
     def earlier(self, tx: Tx) -> Remembered | None:
-        """Return the attempt that this request has led to before; 410 when its preview is spent. Writes nothing."""
+        """Return the attempt that this request has led to before; 410 when its preview is spent. Writes nothing.
+
+        :class:`~relay.gate.ask.RunTaken` when the asker does not hold its run any more.
+        """
         ask, idempotency = self._ask, self._idempotency
+        if ask.run_id is not None and ask.run_fence is not None and not self._runs.holds(tx, ask.run_id, ask.run_fence):
+            raise RunTaken(ask.run_id)
         if idempotency is not None and (found := self._keys.find(tx, idempotency.key_hash, self._at)) is not None:
             return found
         if ask.run_id and ask.step_id and (made := self.attempts.of_run_step(tx, ask.run_id, ask.step_id)) is not None:

@@ -6,10 +6,10 @@ import time
 from typing import Any, Final
 
 from relay.catalog import ActionSpec
-from relay.core.action import Decision, Failure, Outcome, Step
-from relay.core.effect import EffectForbidden, EffectRefused, EffectUnknown
+from relay.core.action import Failure, Outcome
+from relay.core.effect import EffectForbidden, EffectRefused, EffectUnknown, EffectUnsent
 from relay.core.permit import Permit, PermitRefused, mint_permit, void_permit
-from relay.core.principal import Principal
+from relay.gate.ask import Intent
 
 _FORBIDDEN: Final = 403
 _REFUSED: Final = 502
@@ -19,14 +19,7 @@ log = logging.getLogger("relay.gate")
 
 
 async def execute(
-    spec: ActionSpec,
-    client: Any,
-    *,
-    attempt_id: str,
-    principal: Principal,
-    step: Step,
-    decision: Decision,
-    deadline: float,
+    intent: Intent, client: Any, *, attempt_id: str, deadline: float, approval_id: str | None = None
 ) -> Outcome:
     """Run the action once and say what became of it; never raises for the action's own sake.
 
@@ -35,40 +28,51 @@ async def execute(
     caller.
     """
     permit = mint_permit(
-        attempt_id=attempt_id, principal=principal, step=step, decision=decision, approval_id=None, deadline=deadline
+        attempt_id=attempt_id,
+        principal=intent.principal,
+        step=intent.step,
+        decision=intent.decision,
+        approval_id=approval_id,
+        deadline=deadline,
+        seen_version=intent.seen_version,
     )
     began = time.perf_counter()
     try:
-        status, result, failure = await _attempt(spec, client, permit, step)
+        status, result, failure = await _attempt(intent, client, permit)
     finally:
         void_permit(permit)
     return Outcome(status, result, failure, round((time.perf_counter() - began) * 1000))  # type: ignore[arg-type]
 
 
-async def _attempt(
-    spec: ActionSpec, client: Any, permit: Permit, step: Step
-) -> tuple[str, dict[str, Any] | None, Failure | None]:
+async def _attempt(intent: Intent, client: Any, permit: Permit) -> tuple[str, dict[str, Any] | None, Failure | None]:
+    spec = intent.spec
     try:
-        async with asyncio.timeout(spec.timeout):
-            result = await spec.handler(permit, step.params, client)
+        async with asyncio.timeout(intent.timeout):
+            result = await spec.handler(permit, intent.step.params, client)
         return "succeeded", result.model_dump(mode="json"), None
     except EffectForbidden as error:
         return "failed", None, Failure(error.code, error.detail, _FORBIDDEN)
+    except EffectUnsent as error:
+        return "failed", None, Failure(error.code, error.detail, _REFUSED, retryable=True)
     except EffectRefused as error:
         return "failed", None, Failure(error.code, error.detail, _REFUSED)
     except EffectUnknown as error:
-        return "unknown", None, Failure(error.code, error.detail, _UNKNOWN)
+        return "unknown", None, Failure(error.code, error.detail, _UNKNOWN, retryable=_repeatable(spec))
     except PermitRefused:
         return "failed", None, Failure("lease_lost", "The attempt's time ran out before anything was sent.", _REFUSED)
     except TimeoutError:
-        return _open_end(spec, "timed_out", f"There was no answer within {spec.timeout:g} s.")
+        return _open_end(spec, "timed_out", f"There was no answer within {intent.timeout:g} s.")
     except Exception as error:  # a connector's bug must not look like a definite outcome
         log.error("connector %s broke in %s: %s", spec.connector, spec.name, type(error).__name__)
         return _open_end(spec, "connector_error", "The connector broke; the request id leads to it in the log.")
 
 
+def _repeatable(spec: ActionSpec) -> bool:
+    return spec.idempotent or spec.effect == "read"
+
+
 def _open_end(spec: ActionSpec, code: str, detail: str) -> tuple[str, None, Failure]:
     """A read changes nothing outside, so it has failed; anything else may have happened."""
     if spec.effect == "read":
-        return "failed", None, Failure(code, detail, _REFUSED)
-    return "unknown", None, Failure(code, detail, _UNKNOWN)
+        return "failed", None, Failure(code, detail, _REFUSED, retryable=True)
+    return "unknown", None, Failure(code, detail, _UNKNOWN, retryable=_repeatable(spec))

@@ -3,33 +3,32 @@
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Any, Final
 
 from relay.catalog import ActionSpec, Catalog
-from relay.core.action import Decision, Failure, Outcome, Step
+from relay.core.action import Decision, Step
 from relay.core.canonical import canonical_json
 from relay.core.circumstances import Circumstances
 from relay.core.clock import now
-from relay.core.ids import new_id
-from relay.core.permit import boot_clock
 from relay.core.principal import Principal
-from relay.core.problem import Denied, Gone, IdempotencyMismatch, Problem, QuotaExceeded, Unauthenticated
+from relay.core.problem import BudgetExhausted, Denied, Gone, IdempotencyMismatch, StateChanged, Unauthenticated
 from relay.crypto.digest import sha256_hex
-from relay.gate.ask import Ask, AttemptState, Considered, PreviewState
+from relay.gate.ask import Ask, AttemptState, Considered, Idempotency, Intent, PreviewState
 from relay.gate.attempts import Attempts
 from relay.gate.authenticate import Credentials
-from relay.gate.claim import Idempotency
+from relay.gate.checks import Checks
 from relay.gate.decide import decide
-from relay.gate.execute import execute
-from relay.gate.limit import ActionLimits
+from relay.gate.effect import Effects
+from relay.gate.hold import Holds
 from relay.gate.preview import Previews
+from relay.gate.probe import CHANGED, UNREAD, Probes
 from relay.gate.validate import known_action, make_step, require_scope, valid_params
 from relay.policy.interface import Policy
+from relay.policy.stops import problem_of
 from relay.store.idempotency import Remembered
-from relay.store.writer import StoreUnavailable
 
 TWIN_SECONDS: Final = 10.0
-_INTERRUPTED: Final = Failure("interrupted", "Relay was stopped while the action ran.", 504)
 
 log = logging.getLogger("relay.gate")
 
@@ -42,49 +41,79 @@ class Performer:
         catalog: Catalog,
         policy: Policy,
         credentials: Credentials,
+        checks: Checks,
         attempts: Attempts,
         previews: Previews,
-        limits: ActionLimits,
+        holds: Holds,
+        effects: Effects,
+        probes: Probes,
     ) -> None:
         self._catalog = catalog
         self._policy = policy
         self._credentials = credentials
+        self._checks = checks
         self._previews = previews
-        self._limits = limits
+        self._effects = effects
+        self._probes = probes
         self.attempts = attempts
+        self.holds = holds
 
     async def visible(self, principal: Principal) -> list[ActionSpec]:
         """Return the actions that this principal could run with some parameters; no other is ever named to it."""
         return [spec for spec in self._catalog if await self._policy.could_run(principal, spec)]
 
-    async def consider(self, principal: Principal, action: str, params: Any, prefix: str = "") -> Considered:
+    async def consider(
+        self,
+        principal: Principal,
+        action: str,
+        params: Any,
+        prefix: str = "",
+        *,
+        circumstances: Circumstances | None = None,
+    ) -> Considered:
         """Validate and decide without writing anything; a refusal of the rendering (egress) is a denial.
 
         422 with pointers below ``prefix`` when the step is not valid.
         """
         spec = known_action(self._catalog, action, prefix + "/action")
         step = make_step(principal, spec, valid_params(spec, params, prefix + "/params"))
-        return await self._considered(principal, spec, step)
-
-    async def _considered(self, principal: Principal, spec: ActionSpec, step: Step) -> Considered:
-        decision = await decide(self._policy, principal, spec, step, Circumstances(now()))
+        decision = await self._decided(principal, spec, step, circumstances or Circumstances(now()))
         rendering = await asyncio.to_thread(spec.render, step, self._catalog.client(spec.name))
         if rendering.refusal is not None and decision.effect != "deny":
-            decision = Decision("deny", "builtin:egress", 1, rendering.refusal)
-        return Considered(spec, step, decision, rendering)
+            decision = Decision("deny", "builtin:egress", 1, rendering.refusal, inputs=decision.inputs)
+        warnings = await self._checks.warnings(principal, spec, step.params) if decision.effect != "deny" else []
+        return Considered(spec, step, decision, rendering, (*rendering.warnings, *warnings))
 
-    async def preview(self, principal: Principal, action: str, params: Any, *, request_id: str) -> PreviewState:
+    async def _decided(
+        self, principal: Principal, spec: ActionSpec, step: Step, circumstances: Circumstances
+    ) -> Decision:
+        stop = await self._checks.stopped(principal, spec)
+        if stop is not None:
+            return Decision("deny", "builtin:kill-switch", 1, problem_of(stop).detail)
+        return await decide(self._policy, principal, spec, step, circumstances)
+
+    async def preview(
+        self, principal: Principal, action: str, params: Any, *, request_id: str, client: str
+    ) -> PreviewState:
         """Store and return what an action would really do, with its decision."""
-        considered = await self.consider(principal, action, params)
-        return await self._previews.make(principal, considered, request_id=request_id)
+        considered = await self.consider(principal, action, params, circumstances=Circumstances(now(), client))
+        seen = None
+        probe = self._probes.of(considered.spec, considered.step.params)
+        if probe is not None and considered.decision.effect != "deny":
+            await self._require_alive(principal)
+            seen = await self._probes.read(self.perform, principal, probe, Ask(request_id, client))
+            if seen is None:
+                considered = replace(considered, warnings=(*considered.warnings, UNREAD))
+        return await self._previews.make(principal, considered, request_id=request_id, client=client, seen_version=seen)
 
     async def perform(self, principal: Principal, ask: Ask) -> AttemptState:
-        """Run one action along the whole path and return its attempt.
+        """Take one action along the whole path and return its attempt.
 
         Raises a problem when it is refused before an attempt exists: 401 (the credential has died), 403, 404 or 410
-        (the preview), 409 (the idempotency key), 422, 429 (the action's limits), 503. An attempt that fails, or whose
-        outcome cannot be known, is returned as a state, not raised. Called again for the same idempotency key or the
-        same step of a run it returns the state of the attempt that exists and runs nothing.
+        (the preview), 409 (the idempotency key), 422, 429 (limits and budgets), 503. An attempt that fails, whose
+        outcome cannot be known, or that waits (for an approval, or held back) is returned as a state, not raised.
+        Called again for the same idempotency key or the same step of a run it returns the state of the attempt that
+        exists and runs nothing.
         """
         await self._require_alive(principal)
         remembered = await self._remembered(principal, ask)
@@ -98,104 +127,57 @@ class Performer:
             if remembered is None:
                 raise
             return await self._twin(principal, ask, remembered, None)
-        idempotency = _idempotency(ask, spec, step)
-        decision = await decide(self._policy, principal, spec, step, Circumstances(now()))
-        if decision.effect != "allow":
-            await self.attempts.deny(principal, ask, step, decision)
+        await self._checks.require_running(principal, spec)
+        circumstances = Circumstances(now(), ask.client, untrusted_content=ask.untrusted_content)
+        decision = await decide(self._policy, principal, spec, step, circumstances)
+        intent = Intent(principal, ask, spec, step, decision, _idempotency(ask, spec, step))
+        if decision.effect == "deny":
+            await self.attempts.deny(intent)
             raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)
-        done = await self._limited(principal, ask, spec, step, decision, idempotency)
+        intent = replace(intent, seen_version=await self._bound(intent))
+        try:
+            done = await self._go(intent)
+        except BudgetExhausted as problem:
+            await self._checks.refused(intent, problem)
+            raise
         if isinstance(done, Remembered):
-            return await self._twin(principal, ask, done, idempotency)
+            return await self._twin(principal, ask, done, intent.idempotency)
         if done.failure is not None:
             # The code alone: what the other side said, and who it is, stays in the attempt.
             about = (done.attempt_id, done.action, done.status, done.failure.code)
             log.warning("attempt %s of %s is %s: %s", *about, extra={"request_id": ask.request_id})
         return done
 
-    async def _limited(
-        self,
-        principal: Principal,
-        ask: Ask,
-        spec: ActionSpec,
-        step: Step,
-        decision: Decision,
-        idempotency: Idempotency | None,
-    ) -> AttemptState | Remembered:
-        """Run within the action's limits, which an attempt that does not come about leaves as they were."""
-        run = self._run_local if spec.local else self._run
-        if not spec.limits:
-            return await run(principal, ask, spec, step, decision, idempotency)
-        try:
-            taken = await self._limits.take(principal, spec)
-        except QuotaExceeded:
-            # What has been done already may be asked for however often.
-            if (
-                idempotency is not None
-                and (found := await self._previews.remembered(principal, idempotency.key_hash)) is not None
-            ):
-                return found
-            raise
-        try:
-            done = await run(principal, ask, spec, step, decision, idempotency)
-        except (Problem, StoreUnavailable):
-            await taken.give_back()
-            raise
-        if isinstance(done, Remembered):
-            await taken.give_back()
-        return done
+    async def _go(self, intent: Intent) -> AttemptState | Remembered:
+        if intent.decision.effect == "require_approval":
+            if intent.ask.reads_version:
+                raise Denied("This would need an approval, and nobody is asked for a read of a version.")
+            return await self.holds.for_approval(intent)
+        if self.holds.holds_back(intent):
+            return await self.holds.hold_back(intent)
+        return await self._effects.start(intent)
 
-    async def _run(
-        self,
-        principal: Principal,
-        ask: Ask,
-        spec: ActionSpec,
-        step: Step,
-        decision: Decision,
-        idempotency: Idempotency | None,
-    ) -> AttemptState | Remembered:
-        """Intent, effect, outcome."""
-        begun = await self.attempts.begin(principal, ask, spec, step, decision, idempotency)
-        if isinstance(begun, Remembered):
-            return begun
-        began = time.perf_counter()
-        try:
-            outcome = await execute(
-                spec,
-                self._catalog.client(spec.name),
-                attempt_id=begun.attempt_id,
-                principal=principal,
-                step=step,
-                decision=decision,
-                deadline=begun.deadline,
-            )
-        except asyncio.CancelledError:
-            took = round((time.perf_counter() - began) * 1000)
-            outcome = Outcome("unknown", None, _INTERRUPTED, took)
-            await asyncio.shield(self.attempts.finish(principal, ask, spec, step, begun, outcome))
-            raise
-        return await self.attempts.finish(principal, ask, spec, step, begun, outcome)
+    def _waits(self, intent: Intent) -> bool:
+        return intent.decision.effect == "require_approval" or self.holds.holds_back(intent)
 
-    async def _run_local(
-        self,
-        principal: Principal,
-        ask: Ask,
-        spec: ActionSpec,
-        step: Step,
-        decision: Decision,
-        idempotency: Idempotency | None,
-    ) -> AttemptState | Remembered:
-        """A local action leaves nothing outside, so its attempt is written once, before anybody learns the result."""
-        attempt_id = new_id("att")
-        outcome = await execute(
-            spec,
-            None,
-            attempt_id=attempt_id,
-            principal=principal,
-            step=step,
-            decision=decision,
-            deadline=boot_clock() + spec.timeout,
-        )
-        return await self.attempts.record(principal, ask, spec, step, decision, idempotency, attempt_id, outcome)
+    async def _bound(self, intent: Intent) -> str | None:
+        """Return the version of what a step changes, where it is bound to one: previewed, or about to wait.
+
+        409 when it is not the one that the preview has found.
+        """
+        probe = self._probes.of(intent.spec, intent.step.params)
+        if probe is None:
+            return None
+        preview_id = intent.ask.preview_id
+        seen = None if preview_id is None else await self._previews.seen(intent.principal, preview_id)
+        if seen is None and not (preview_id is None and self._waits(intent)):
+            return None
+        found = await self._probes.read(self.perform, intent.principal, probe, intent.ask)
+        if seen is not None and found != seen:
+            code, detail = CHANGED
+            await self.attempts.deny(replace(intent, decision=Decision("deny", "builtin:state", 1, detail)))
+            raise StateChanged(detail, code=code)
+        return found
 
     async def _require_alive(self, principal: Principal) -> None:
         """A run outlives the request that started it; the credential may have died since."""
@@ -231,7 +213,7 @@ class Performer:
         while True:
             state = await self.attempts.state(principal.workspace_id, remembered.subject_id)
             left = until - time.monotonic()
-            if state.status != "running" or left <= 0:
+            if state.status != "running" or state.held_until is not None or left <= 0:
                 return state
             await self.attempts.settled(state.attempt_id, left)
 

@@ -1,5 +1,7 @@
 """Previews: what will really happen, sealed, bound to one principal, used once."""
 
+from typing import Final
+
 from pydantic import ValidationError
 from pydantic_core import to_json
 
@@ -10,33 +12,41 @@ from relay.core.clock import now
 from relay.core.ids import new_id
 from relay.core.principal import Principal
 from relay.core.problem import Gone, NotFound
-from relay.gate.ask import Considered, PreviewState
+from relay.gate.ask import Ask, Considered, Intent, PreviewState
+from relay.gate.checks import Checks
 from relay.gate.validate import make_step
 from relay.store.database import Database
 from relay.store.idempotency import IdempotencyRepository, Remembered
 from relay.store.previews import PreviewRepository, PreviewRow
-from relay.store.vault import Vault
+from relay.store.vault import Sealed, Vault
 from relay.store.writer import Tx
+
+SEEN: Final = "preview-seen"
 
 
 class Previews:
     """Makes and opens previews. ``ttl`` is in microseconds."""
 
-    def __init__(self, database: Database, vault: Vault, *, ttl: int) -> None:
+    def __init__(self, database: Database, vault: Vault, checks: Checks, *, ttl: int) -> None:
         self._database = database
         self._vault = vault
+        self._checks = checks
         self._ttl = ttl
 
-    async def make(self, principal: Principal, considered: Considered, *, request_id: str) -> PreviewState:
-        """Store a considered step and record its decision."""
+    async def make(
+        self,
+        principal: Principal,
+        considered: Considered,
+        *,
+        request_id: str,
+        client: str,
+        seen_version: str | None = None,
+    ) -> PreviewState:
+        """Store a considered step, with the version of what it changes, and record its decision."""
         at, preview_id, step = now(), new_id("prv"), considered.step
-        sealed = self._vault.seal(
-            to_json(step.params),
-            workspace=principal.workspace_id,
-            purpose="preview",
-            record_id=preview_id,
-            expires_at=at + self._ttl,
-        )
+        sealed = [self._seal(principal, "preview", preview_id, to_json(step.params), at)]
+        if seen_version is not None:
+            sealed.append(self._seal(principal, SEEN, preview_id, seen_version.encode(), at))
         decision = considered.decision
         draft = event(
             "gate:preview:made",
@@ -49,6 +59,8 @@ class Previews:
             digest=step.digest,
         )
         previews = PreviewRepository(principal.workspace_id, principal.id)
+        intent = Intent(principal, Ask(request_id, client), considered.spec, step, decision)
+        record = self._checks.record(intent, at, "preview")
 
         def unit(tx: Tx) -> None:
             previews.insert(
@@ -61,11 +73,28 @@ class Previews:
                 created_at=at,
                 expires_at=at + self._ttl,
             )
-            self._vault.put(tx, sealed)
+            for envelope in sealed:
+                self._vault.put(tx, envelope)
+            if record is not None:
+                record.put(tx)
             tx.record(draft)
 
         await self._database.writer.run(unit)
-        return PreviewState(preview_id, considered, at + self._ttl)
+        return PreviewState(preview_id, considered, at + self._ttl, seen_version)
+
+    def _seal(self, principal: Principal, purpose: str, preview_id: str, plaintext: bytes, at: int) -> Sealed:
+        return self._vault.seal(
+            plaintext,
+            workspace=principal.workspace_id,
+            purpose=purpose,
+            record_id=preview_id,
+            expires_at=at + self._ttl,
+        )
+
+    async def seen(self, principal: Principal, preview_id: str) -> str | None:
+        """Return the version that a preview has found of what its step changes, None where it found none."""
+        found = await self._vault.open(workspace=principal.workspace_id, purpose=SEEN, record_id=preview_id)
+        return None if found is None else found.decode()
 
     async def remembered(self, principal: Principal, key_hash: str) -> Remembered | None:
         """Return what an idempotency key of this principal stands for."""

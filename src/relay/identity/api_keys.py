@@ -1,6 +1,6 @@
 """API keys as the rest of Relay knows them: who holds one, and everything that can be done to one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,7 +34,8 @@ class ApiKeys:
     ``env`` appears in the keys that are made here, for people and scanners; a key opens whatever database it was made
     in, whatever its name says.
     ``standing`` are the principals that need no credential here (the person ``dev``, where that mode is on), so that
-    their runs go on. :class:`~relay.store.writer.StoreUnavailable` from any method when the database does not answer.
+    their runs go on. ``on_revoked`` hears of each use of a revoked key.
+    :class:`~relay.store.writer.StoreUnavailable` from any method when the database does not answer.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class ApiKeys:
         env: KeyEnv,
         *,
         standing: Iterable[Principal] = (),
+        on_revoked: Callable[[ApiKeyRecord], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._peppers = Peppers(database, envelopes)
         self._last_use = LastUse(database.writer)
         self._issuer = Issuer(database, self._peppers, env)
-        self._authenticator = Authenticator(database, self._peppers, self._last_use, standing)
+        self._authenticator = Authenticator(database, self._peppers, self._last_use, standing, on_revoked)
         self.authenticate: Final = self._authenticator.authenticate
         self.reload: Final = self._authenticator.reload
         self.create: Final = self._issuer.create

@@ -1,16 +1,16 @@
 """From the text of a key to a principal: parse, hash, look up, each only if the one before allows it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from relay.core.clock import now
 from relay.core.networks import allow_list
 from relay.core.principal import Principal
 from relay.crypto.api_key import parse_api_key
-from relay.identity.cache import GenerationCache
 from relay.identity.last_use import LastUse
 from relay.identity.peppers import Peppers
-from relay.store.api_keys import FoundKey, find_by_hash, find_by_id
+from relay.store.api_keys import ApiKeyRecord, FoundKey, find_by_hash, find_by_id
+from relay.store.cache import GenerationCache
 from relay.store.database import Database
 
 
@@ -25,12 +25,21 @@ class Authenticator:
 
     What has been found is kept in memory, by hash and by id, as long as the database's generation stands still; an
     expiry is checked at each use all the same. While the generation is unknown every answer comes from the database.
+    ``on_revoked`` hears of each use of a revoked key.
     """
 
-    def __init__(self, database: Database, peppers: Peppers, last_use: LastUse, standing: Iterable[Principal]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        peppers: Peppers,
+        last_use: LastUse,
+        standing: Iterable[Principal],
+        on_revoked: Callable[[ApiKeyRecord], None],
+    ) -> None:
         self._database = database
         self._peppers = peppers
         self._noted = last_use
+        self._on_revoked = on_revoked
         self._standing = {principal.credential_id: principal for principal in standing}
         self._by_hash: GenerationCache[_Living] = GenerationCache(database.generation)
         self._by_id: GenerationCache[_Living] = GenerationCache(database.generation)
@@ -72,7 +81,10 @@ class Authenticator:
         generation = self._database.generation.current()
         await self._peppers.refresh()
         hashes = self._peppers.hashes(key_text)
-        living = _living(await find_by_hash(self._database.reader, hashes))
+        found = await find_by_hash(self._database.reader, hashes)
+        if found is not None and found.record.revoked_at is not None:
+            self._on_revoked(found.record)
+        living = _living(found)
         if living is not None:
             # Under the newest pepper's hash, whichever pepper it was found by: that one is tried first.
             self._by_hash.put(hashes[0], living, generation)

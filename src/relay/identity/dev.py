@@ -54,11 +54,14 @@ def dev_principal() -> Principal:
     )
 
 
-def dev_facts(settings: Settings, request: RequestFacts) -> DevFacts:
-    """Gather the facts of one request under these settings; total over whatever headers were sent."""
+def dev_facts(settings: Settings, request: RequestFacts, *, enabled: bool) -> DevFacts:
+    """Gather the facts of one request under these settings; total over whatever headers were sent.
+
+    ``enabled`` is the setting of the mode that would spare the request its credential.
+    """
     headers = [(name.lower(), value) for name, value in request.headers]
     return DevFacts(
-        enabled=settings.dev_auth_mode,
+        enabled=enabled,
         env=settings.env,
         bind=settings.host,
         trusted_proxies=bool(settings.trusted_proxies),
@@ -77,7 +80,12 @@ def dev_principal_for(facts: DevFacts) -> Principal | None:
     public URL is set; the request presents no credential, no ``Origin``, no sign of a proxy, and no browser says that
     another site caused it (a page elsewhere can make a browser send a GET without ``Origin``).
     """
-    return dev_principal() if _settings_allow(facts) and _request_is_local(facts) else None
+    return dev_principal() if needs_no_credential(facts) else None
+
+
+def needs_no_credential(facts: DevFacts) -> bool:
+    """Say whether a mode that skips a credential may do so: the conditions of :func:`dev_principal_for`, all of them."""
+    return _settings_allow(facts) and _request_is_local(facts)
 
 
 def _settings_allow(facts: DevFacts) -> bool:

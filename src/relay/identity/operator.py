@@ -1,8 +1,6 @@
 """The operator: whoever may run the ``relay`` command on the data folder or the database."""
 
-from relay.core.principal import SCOPES, Principal
-
-OPERATOR_ID = "operator"
+from relay.core.principal import OPERATOR_ID, SCOPES, Principal
 
 
 def operator() -> Principal:

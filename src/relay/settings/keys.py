@@ -1,4 +1,4 @@
-"""The two root keys: given by settings, or made once and kept in the data folder."""
+"""The two root keys and the secret of ``/webhooks/relay``: given by settings, or made once into the data folder."""
 
 import os
 import secrets
@@ -14,7 +14,14 @@ from pydantic import SecretStr
 from relay.settings.errors import SettingsError
 from relay.settings.model import Settings
 from relay.settings.secret_file import SecretFileError, read_secret_file
-from relay.settings.secret_text import decode_kek, decode_secret_key, generate_kek, generate_secret_key
+from relay.settings.secret_text import (
+    decode_kek,
+    decode_secret_key,
+    decode_webhook_secret,
+    generate_kek,
+    generate_secret_key,
+    generate_webhook_secret,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,9 @@ class _Kind:
 
 _SECRET_KEY: Final = _Kind("SECRET_KEY", "secret_key", generate_secret_key, decode_secret_key)
 _KEK: Final = _Kind("OAUTH_ENCRYPTION_KEY", "encryption_key", generate_kek, decode_kek)
+_WEBHOOKS: Final = _Kind(
+    "WEBHOOK_SIGNING_SECRET", "webhook_signing_secret", generate_webhook_secret, decode_webhook_secret
+)
 
 
 def ensure_data_dir(path: Path) -> None:
@@ -63,6 +73,37 @@ def ensure_keys(settings: Settings, *, database_has_data: bool) -> Keys:
     made: list[bool] = []
     found = [_key(kind, value, settings, database_has_data, made) for kind, value in given.items()]
     return Keys(secret_key=found[0], kek=found[1], generated=any(made))
+
+
+def ensure_webhook_secret(settings: Settings) -> SecretStr | None:
+    """Return the text of the secret of ``/webhooks/relay``; None with PostgreSQL when none is given.
+
+    With SQLite one is made beside the root keys, as they are. Nothing is sealed with it, so that a new one in place of
+    one that is gone costs no data: senders must be given it. :class:`SettingsError` as :func:`ensure_keys`.
+    """
+    if settings.webhook_signing_secret is None and settings.shared_database:
+        return None
+    if (found := find_webhook_secret(settings)) is not None:
+        return found
+    ensure_data_dir(settings.data_dir)
+    path = _webhook_file(settings)
+    _ensure_private(path.parent, "RELAY_DATA_DIR")
+    _create(path, _WEBHOOKS.make())
+    return SecretStr(_text(_WEBHOOKS, path))
+
+
+def find_webhook_secret(settings: Settings) -> SecretStr | None:
+    """Return that secret where there is one, and make none. :class:`SettingsError` for a file that must not be read."""
+    if settings.webhook_signing_secret is not None:
+        return settings.webhook_signing_secret
+    path = _webhook_file(settings)
+    if settings.shared_database or not _exists(path):
+        return None
+    return SecretStr(_text(_WEBHOOKS, path))
+
+
+def _webhook_file(settings: Settings) -> Path:
+    return settings.data_dir / "keys" / _WEBHOOKS.file
 
 
 def missing_keys(settings: Settings) -> list[str]:
@@ -105,8 +146,14 @@ def _exists(path: Path) -> bool:
 
 
 def _read(kind: _Kind, path: Path) -> bytes:
+    return kind.decode(_text(kind, path))
+
+
+def _text(kind: _Kind, path: Path) -> str:
     try:
-        return kind.decode(read_secret_file(path))
+        text = read_secret_file(path)
+        kind.decode(text)
+        return text
     except (SecretFileError, ValueError) as error:
         reason = str(error) if isinstance(error, SecretFileError) else f"{path} {error}"
     raise SettingsError([f"{kind.setting}: {reason}"])

@@ -1,5 +1,6 @@
 """Every setting: its name, type, bounds, default and meaning. The table in the documentation is made from this."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -7,7 +8,9 @@ from urllib.parse import urlsplit
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+from relay.core.clock import end_of_day
 from relay.settings import parse
+from relay.settings.secret_text import WEBHOOK_PREFIX
 
 Env = Literal["production", "local", "test"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -113,6 +116,23 @@ class Settings(BaseModel):
         json_schema_extra=_shown("generated into the data folder; required with PostgreSQL"),
         description="Key-encryption key for everything that is stored secret: a Fernet key (base64 of 32 bytes).",
     )
+    webhook_signing_secret: Annotated[SecretStr | None, BeforeValidator(parse.webhook_secret)] = Field(
+        default=None,
+        json_schema_extra=_shown("generated into the data folder; with PostgreSQL the route answers 503"),
+        description="Secret of `/webhooks/relay`: `whsec_…` is Standard Webhooks; any other text of 32 random "
+        "characters or more is the legacy scheme and needs `WEBHOOK_LEGACY_UNTIL`.",
+    )
+    webhook_legacy_until: Annotated[date | None, BeforeValidator(parse.day)] = Field(
+        default=None,
+        validate_default=True,
+        description="The last day, in UTC, on which `/webhooks/relay` takes the legacy scheme, for instance "
+        "`2030-12-31`.",
+    )
+    webhook_allow_unsigned: Switch = Field(
+        default=False,
+        description="Webhooks without a signature are accepted from this machine. Start-up refuses it unless "
+        "`RELAY_ENV=local`, the bind is loopback, `TRUSTED_PROXIES` is empty and `RELAY_PUBLIC_URL` is not public.",
+    )
     smtp_url: Annotated[SecretStr | None, BeforeValidator(parse.smtp_url)] = Field(
         default=None,
         json_schema_extra=_shown("none: mail goes into a Maildir in the data folder"),
@@ -130,6 +150,52 @@ class Settings(BaseModel):
         default=(),
         json_schema_extra=_shown("public addresses only"),
         description="Hosts or networks that actions may reach, each optionally with a port, comma-separated.",
+    )
+    internal_domains: Annotated[tuple[str, ...], BeforeValidator(parse.domains)] = Field(
+        default=(),
+        json_schema_extra=_shown("none: everything is external"),
+        description="Domains whose mail addresses and hosts are internal, comma-separated: `example.com` for itself "
+        "alone, `*.example.com` for everything below it; see [policies](policies.md#what-is-internal).",
+    )
+    policy_baseline_file: Annotated[Path | None, BeforeValidator(parse.existing_file)] = Field(
+        default=None,
+        description="File with `forbid` rules, in Cedar, that hold in every workspace beside its own policies; see "
+        "[policies](policies.md#the-baseline).",
+    )
+    approval_ttl_hours: Whole = Field(
+        default=24, ge=1, le=720, description="How long a step waits for approval before it expires."
+    )
+    approvals_per_key: Whole = Field(
+        default=200, ge=1, le=100_000, description="How many requests of one key may wait for approval at once."
+    )
+    approvals_per_workspace: Whole = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="How many requests of one workspace may wait for approval at once.",
+    )
+    approval_mail_to: Annotated[tuple[str, ...], BeforeValidator(parse.addresses)] = Field(
+        default=(),
+        description="Addresses that get a mail about each request for approval, comma-separated; it goes the way of "
+        "all mail, see `SMTP_URL` and [approvals](approvals.md#notices).",
+    )
+    hold_back_seconds: Whole = Field(
+        default=0,
+        ge=0,
+        le=86_400,
+        description="How long an irreversible action that is allowed waits, so that one call can recall it.",
+    )
+    decision_retention_days: Whole = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="For how many days what decisions were made upon is kept, so that a draft of policies can be "
+        "replayed over them; 0 keeps nothing. See [policies](policies.md#replay).",
+    )
+    policy_replay_required: Switch = Field(
+        default=False,
+        description="When `true`, a version of policies is activated only within an hour of a replay of its text. "
+        "Needs `DECISION_RETENTION_DAYS`.",
     )
     security_contact: Annotated[str, BeforeValidator(parse.contact)] = Field(
         default_factory=_security_contact,
@@ -186,6 +252,11 @@ class Settings(BaseModel):
     run_concurrency: Whole = Field(
         default=8, ge=1, le=256, description="How many plan runs one process works on at once."
     )
+    work_in_server: Switch = Field(
+        default=True,
+        description="Whether server processes work on plan runs and whatever else is durable. `false` leaves it to "
+        "`relay worker`, which needs PostgreSQL; see [deployment](deployment.md#workers).",
+    )
     streams_per_principal: Whole = Field(
         default=5, ge=1, le=100, description="How many event streams one principal may hold open."
     )
@@ -224,11 +295,26 @@ class Settings(BaseModel):
     )
     warnings: tuple[str, ...] = Field(default=(), alias="warnings", repr=False)
 
+    @field_validator("webhook_legacy_until")
+    @classmethod
+    def _legacy_has_an_end(cls, value: date | None, info: ValidationInfo) -> date | None:
+        secret = info.data.get("webhook_signing_secret")
+        if value is None and secret is not None and not secret.get_secret_value().startswith(WEBHOOK_PREFIX):
+            raise ValueError("must be set, since WEBHOOK_SIGNING_SECRET does not begin with whsec_")
+        return value
+
     @field_validator("smtp_from")
     @classmethod
     def _sender_of_mail(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None and info.data.get("smtp_url") is not None:
             raise ValueError("must be set together with SMTP_URL")
+        return value
+
+    @field_validator("policy_replay_required")
+    @classmethod
+    def _has_something_to_replay(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("decision_retention_days") == 0:
+            raise ValueError("needs decisions to replay: DECISION_RETENTION_DAYS must not be 0")
         return value
 
     @field_validator("idempotency_ttl_hours")
@@ -243,6 +329,9 @@ class Settings(BaseModel):
     def _outlives_idempotency(cls, value: int, info: ValidationInfo) -> int:
         if value * 24 < info.data.get("idempotency_ttl_hours", 0):
             raise ValueError("must not be shorter than IDEMPOTENCY_TTL_HOURS")
+        waits = info.data.get("approval_ttl_hours", 0) * 3600 + info.data.get("hold_back_seconds", 0)
+        if value * 86_400 < waits:
+            raise ValueError("must not be shorter than APPROVAL_TTL_HOURS and HOLD_BACK_SECONDS together")
         return value
 
     @property
@@ -257,6 +346,11 @@ class Settings(BaseModel):
             return self.data_dir / "relay.db"
         scheme, _, path = self.database_url.get_secret_value().partition(":///")
         return Path(path) if scheme == "sqlite" else None
+
+    @property
+    def webhook_legacy_end(self) -> int | None:
+        """The moment after ``webhook_legacy_until``, in microseconds; None when no day is set."""
+        return None if self.webhook_legacy_until is None else end_of_day(self.webhook_legacy_until)
 
     @property
     def loopback_bind(self) -> bool:

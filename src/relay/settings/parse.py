@@ -5,6 +5,7 @@ Each function raises ValueError with a sentence that follows the setting's name 
 
 import os
 import re
+from datetime import date
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,15 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr, ValidationInfo
 
-from relay.settings.secret_text import decode_kek, decode_secret_key, is_placeholder
+from relay.core.domains import ascii_domain
+from relay.settings.secret_text import (
+    WEBHOOK_PREFIX,
+    decode_kek,
+    decode_secret_key,
+    decode_text_secret,
+    decode_webhook_secret,
+    is_placeholder,
+)
 
 Network = IPv4Network | IPv6Network
 ActionLimit = tuple[str, int, int]
@@ -25,8 +34,11 @@ MAX_PLACES: Final = 10_000
 _WHOLE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _ACTION_LIMIT: Final = re.compile(r"([a-z0-9_.]{1,100})=([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
 _ACTION_PLACES: Final = re.compile(r"([a-z0-9_.]{1,100})=([0-9]{1,9})", re.ASCII)
+_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
+_MAX_DOMAIN: Final = 253
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 _MAILBOX: Final = re.compile(r"[^\s@<>,;\"()]+@[^\s@<>,;\"()]+|[^<>\"]*<[^\s@<>,;\"()]+@[^\s@<>,;\"()]+>")
+_PLAIN_ADDRESS: Final = re.compile(r"[^\s@<>,;:\"()\\]+@[^\s@<>,;:\"()\\]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\.?", re.ASCII)
 
 
@@ -117,6 +129,20 @@ def existing_file(text: Any, info: ValidationInfo) -> Path:
     return path
 
 
+def domains(text: Any) -> tuple[str, ...]:
+    """Return domain names as rules compare them; ``*.name`` stands for everything below a name.
+
+    A wildcard over a single label is refused: nobody owns all of ``*.com``.
+    """
+    found = []
+    for part in entries(text):
+        wildcard, name = part.startswith("*."), ascii_domain(part.removeprefix("*."))
+        if not _DOMAIN.fullmatch(name) or len(name) > _MAX_DOMAIN or (wildcard and "." not in name):
+            raise ValueError("must be a comma-separated list of domains like example.com or *.example.com")
+        found.append(f"*.{name}" if wildcard else name)
+    return tuple(dict.fromkeys(found))
+
+
 def bind_address(text: Any) -> str:
     """Return a numeric address to listen on. ``localhost`` is 127.0.0.1, so that no hosts file can make it public."""
     if text == "localhost":
@@ -195,6 +221,14 @@ def mailbox(text: Any) -> str | None:
     return str(text)
 
 
+def addresses(text: Any) -> tuple[str, ...]:
+    """Return plain mail addresses, ``address@host``, from a comma-separated list."""
+    found = entries(text)
+    if not all(_PLAIN_ADDRESS.fullmatch(address) for address in found):
+        raise ValueError("must be plain addresses such as approvals@example.com, comma-separated")
+    return found
+
+
 def database_url(secret: Any, info: ValidationInfo) -> SecretStr:
     """Return the address of a database; that of SQLite with an absolute path."""
     url = _connection(secret)
@@ -237,6 +271,31 @@ def encryption_key(secret: Any) -> SecretStr:
     """Return a key-encryption key whose text :func:`~relay.settings.secret_text.decode_kek` accepts."""
     decode_kek(secret.get_secret_value())
     return SecretStr(secret.get_secret_value())
+
+
+def webhook_secret(secret: Any) -> SecretStr:
+    """Return a secret of webhooks: one of Standard Webhooks where it begins with ``whsec_``, else any long text."""
+    text = secret.get_secret_value()
+    if is_placeholder(text):
+        raise ValueError("is a placeholder; give a real one")
+    if text.startswith(WEBHOOK_PREFIX):
+        decode_webhook_secret(text)
+    else:
+        decode_text_secret(text)
+    return SecretStr(text)
+
+
+def day(text: Any) -> date | None:
+    """Return a day written as ``2030-12-31``; none stays none."""
+    if text is None:
+        return None
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.isoformat() != text or found.year > 2999:
+        raise ValueError("must be a day like 2030-12-31")
+    return found
 
 
 def has_password(url: str) -> bool:

@@ -2,16 +2,22 @@
 
 from urllib.parse import urlsplit
 
+from relay.core.clock import now
 from relay.settings.keys import missing_keys
 from relay.settings.model import Settings
 from relay.settings.parse import is_loopback_host
+from relay.settings.secret_text import WEBHOOK_PREFIX
 
 
 def refusals(settings: Settings) -> list[str]:
     """Return why Relay must not start with these settings, one sentence each; empty when it may."""
-    unmet = _development_unmet(settings) if settings.dev_auth_mode else []
-    development = [f"DEV_AUTH_MODE=true lets anyone in without a credential, so {reason}" for reason in unmet]
-    return [*development, *missing_keys(settings)]
+    open_doors = {
+        "DEV_AUTH_MODE=true lets anyone in without a credential": settings.dev_auth_mode,
+        "WEBHOOK_ALLOW_UNSIGNED=true believes webhooks of anyone": settings.webhook_allow_unsigned,
+    }
+    unmet = _development_unmet(settings) if any(open_doors.values()) else []
+    development = [f"{door}, so {reason}" for door, is_open in open_doors.items() if is_open for reason in unmet]
+    return [*development, *_nobody_works(settings), *missing_keys(settings)]
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -23,6 +29,11 @@ def warnings(settings: Settings) -> list[str]:
     found = list(settings.warnings)
     if settings.dev_auth_mode:
         found.append("DEV_AUTH_MODE=true: requests from this machine need no credential")
+    if settings.webhook_allow_unsigned:
+        found.append("WEBHOOK_ALLOW_UNSIGNED=true: webhooks from this machine need no signature")
+    secret, legacy_end = settings.webhook_signing_secret, settings.webhook_legacy_end
+    if secret is not None and not secret.get_secret_value().startswith(WEBHOOK_PREFIX) and (legacy_end or 0) <= now():
+        found.append("WEBHOOK_LEGACY_UNTIL has passed: /webhooks/relay refuses everything until it has a whsec_ secret")
     if settings.env == "production" and not settings.loopback_bind and settings.public_url is None:
         found.append(
             f"Relay listens on {settings.host}, beyond this machine, and RELAY_PUBLIC_URL is not set: "
@@ -42,6 +53,15 @@ def warnings(settings: Settings) -> list[str]:
     if settings.shared_database and settings.redis_url is None:
         found.append("REDIS_URL is not set: each process counts rate limits for itself")
     return found
+
+
+def _nobody_works(settings: Settings) -> list[str]:
+    if settings.work_in_server or settings.shared_database:
+        return []
+    return [
+        "WORK_IN_SERVER=false leaves the work to `relay worker`, which needs PostgreSQL; "
+        "with SQLite leave it at true, since `relay serve` is the only process"
+    ]
 
 
 def _development_unmet(settings: Settings) -> list[str]:

@@ -10,6 +10,10 @@ from itertools import pairwise
 from typing import Final
 
 SECRET_KEY_MIN: Final = 32
+WEBHOOK_PREFIX: Final = "whsec_"
+TEXT_SECRET_MIN: Final = 32
+TEXT_SECRET_MAX: Final = 256
+_WEBHOOK_KEY_BYTES: Final = range(24, 65)
 _MIN_BITS: Final = 70
 _PLACEHOLDERS: Final = ("YOUR_", "YOUR-", "your_", "your-", "...", "\u2026", "placeholder", "PLACEHOLDER")
 _PLACEHOLDER_WORDS: Final = ("changeme", "change-me", "change_me", "replaceme", "replace-me", "replace_me")
@@ -54,6 +58,41 @@ def decode_kek(text: str) -> bytes:
     # A password written in base64 is still a password.
     _refuse_weak(key.decode("latin-1"))
     return key
+
+
+def generate_webhook_secret() -> str:
+    """Return a new secret of Standard Webhooks: ``whsec_`` and base64 of 32 random bytes."""
+    return WEBHOOK_PREFIX + base64.b64encode(os.urandom(32)).decode()
+
+
+def decode_webhook_secret(text: str) -> bytes:
+    """Return the 24 to 64 bytes of a Standard Webhooks secret, ``whsec_`` and canonical base64.
+
+    ValueError, which never shows the text, for any other text, and for a key that is too regular to be random.
+    """
+    encoded = text.removeprefix(WEBHOOK_PREFIX)
+    try:
+        key = base64.b64decode(encoded.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        key = b""
+    if encoded == text or len(key) not in _WEBHOOK_KEY_BYTES or base64.b64encode(key).decode() != encoded:
+        raise ValueError("must be whsec_ and padded base64 of 24 to 64 random bytes")
+    _refuse_weak(key.decode("latin-1"))
+    return key
+
+
+def decode_text_secret(text: str) -> bytes:
+    """Return the key of a webhook scheme whose key is text: its UTF-8 bytes as it is written, ``whsec_`` included.
+
+    ValueError, which never shows the text, under 32 or over 256 characters, with white space around it or control
+    characters in it, and for a placeholder or a text too regular to be random.
+    """
+    if not TEXT_SECRET_MIN <= len(text) <= TEXT_SECRET_MAX:
+        raise ValueError(f"must have {TEXT_SECRET_MIN} to {TEXT_SECRET_MAX} characters")
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable, without white space around it")
+    _refuse_weak(text)
+    return text.encode()
 
 
 def is_placeholder(text: str) -> bool:

@@ -143,6 +143,19 @@ async def find_by_id(reader: Reader, key_id: str) -> FoundKey | None:
     return await _only(reader, _FOUND.where(api_keys.c.id == key_id))
 
 
+async def successors_of(reader: Reader, workspace_id: str, key_id: str) -> frozenset[str]:
+    """Return the keys that followed a key by rotation: its successor, that one's, and so on."""
+    found: list[str] = []
+    while True:
+        last = found[-1] if found else key_id
+        row = await reader.one(
+            select(api_keys.c.successor_id).where(api_keys.c.workspace_id == workspace_id, api_keys.c.id == last)
+        )
+        if row is None or row[0] is None or row[0] in found:
+            return frozenset(found)
+        found.append(row[0])
+
+
 def workspace_of(tx: Tx, key_id: str) -> str | None:
     """Return the workspace of a key. For the operator's command line, which belongs to none."""
     row = tx.one(_WORKSPACE_OF, key=key_id)
@@ -158,6 +171,13 @@ def note_used(tx: Tx, used: Sequence[tuple[str, int]]) -> None:
     """Write when keys were last used; an earlier time never replaces a later one."""
     # In the order of ids: two processes that lock the same rows in different orders would wait for each other.
     tx.many(_USED, [{"key": key_id, "used": moment} for key_id, moment in sorted(used)])
+
+
+async def keys_that_end(reader: Reader, after: int, before: int) -> list[ApiKeyRecord]:
+    """Return the keys of every workspace that end between two times, and are neither revoked nor succeeded."""
+    ends, alive = api_keys.c.expires_at, (api_keys.c.revoked_at.is_(None), api_keys.c.successor_id.is_(None))
+    rows = await reader.all(select(*_COLUMNS).where(ends > after, ends <= before, *alive).order_by(api_keys.c.id))
+    return [_record(row) for row in rows]
 
 
 async def _listed(

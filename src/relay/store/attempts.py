@@ -1,5 +1,6 @@
 """Attempts: one row per action that was allowed to start, moved by compare-and-set under a fencing number."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from relay.store.writer import StoreUnavailable, Tx
 
 # In the statement's text: only then does SQLite see that the index over running attempts serves it.
 _RUNNING: ColumnElement[str] = literal_column("'running'")
+_READY: ColumnElement[str] = literal_column("'ready'")
 _INSERT = Query(insert(attempts))
 _FINISH = Query(
     update(attempts)
@@ -39,6 +41,60 @@ _UNDER_WAY = Query(
         attempts.c.workspace_id == bindparam("w"), attempts.c.action == bindparam("name"), attempts.c.status == _RUNNING
     )
 )
+_BEGIN = Query(
+    update(attempts)
+    .where(
+        attempts.c.id == bindparam("attempt"),
+        attempts.c.workspace_id == bindparam("w"),
+        attempts.c.status == "ready",
+        attempts.c.fence == bindparam("held"),
+        attempts.c.not_before <= bindparam("at"),
+    )
+    .values(
+        status="running",
+        fence=attempts.c.fence + 1,
+        tries=attempts.c.tries + 1,
+        not_before=None,
+        lease_until=bindparam("until"),
+        policy_id=bindparam("policy"),
+        policy_version=bindparam("version_of_policy"),
+    )
+)
+_TO_READY = Query(
+    update(attempts)
+    .where(
+        attempts.c.id == bindparam("attempt"),
+        attempts.c.workspace_id == bindparam("w"),
+        attempts.c.status == bindparam("was"),
+        attempts.c.fence == bindparam("held"),
+    )
+    .values(
+        status="ready",
+        fence=attempts.c.fence + 1,
+        not_before=bindparam("moment"),
+        lease_until=None,
+        error_code=bindparam("code"),
+        error_detail=bindparam("detail"),
+        error_status=bindparam("http"),
+    )
+)
+_END_WAITING = Query(
+    update(attempts)
+    .where(
+        attempts.c.id == bindparam("attempt"),
+        attempts.c.workspace_id == bindparam("w"),
+        attempts.c.status.in_((literal_column("'pending_approval'"), literal_column("'ready'"))),
+    )
+    .values(
+        status=bindparam("to"),
+        fence=attempts.c.fence + 1,
+        not_before=None,
+        finished_at=bindparam("at"),
+        error_code=bindparam("code"),
+        error_detail=bindparam("detail"),
+        error_status=bindparam("http"),
+    )
+)
 _OF_RUN_STEP = Query(
     select(attempts.c.id).where(
         attempts.c.workspace_id == bindparam("w"),
@@ -60,11 +116,15 @@ class AttemptRow:
     effect: str
     digest: str
     status: str
+    nonce: str
+    approval_id: str | None
     run_id: str | None
     step_id: str | None
     request_id: str
     fence: int
     lease_until: int | None
+    not_before: int | None
+    tries: int
     created_at: int
     finished_at: int | None
     duration_ms: int | None
@@ -74,6 +134,11 @@ class AttemptRow:
 
 
 _COLUMNS = [attempts.c[name] for name in AttemptRow.__dataclass_fields__]
+_ROW = Query(
+    select(*_COLUMNS)
+    .where(attempts.c.id == bindparam("attempt"), attempts.c.workspace_id == bindparam("w"))
+    .with_for_update()
+)
 
 
 class AttemptRepository:
@@ -118,6 +183,66 @@ class AttemptRepository:
         )
         return moved == 1
 
+    def begin(
+        self, tx: Tx, attempt_id: str, *, fence: int, at: int, lease_until: int, policy_id: str, policy_version: int
+    ) -> bool:
+        """Move a ready attempt whose time has come to running, if it still carries ``fence``, which this raises by one.
+
+        Return whether it did; the decision under which it runs is noted.
+        """
+        moved = tx.run(
+            _BEGIN,
+            attempt=attempt_id,
+            w=self._workspace,
+            held=fence,
+            at=at,
+            until=lease_until,
+            policy=policy_id,
+            version_of_policy=policy_version,
+        )
+        return moved == 1
+
+    def make_ready(
+        self,
+        tx: Tx,
+        attempt_id: str,
+        *,
+        was: str,
+        fence: int,
+        not_before: int,
+        error: tuple[str, str, int] | None = None,
+    ) -> bool:
+        """Have an attempt begin (again) at a time, if it is as it ``was`` under ``fence``, which this raises by one.
+
+        ``error`` says what became of the last try.
+        """
+        code, detail, http = error or (None, None, None)
+        moved = tx.run(
+            _TO_READY,
+            attempt=attempt_id,
+            w=self._workspace,
+            was=was,
+            held=fence,
+            moment=not_before,
+            code=code,
+            detail=detail,
+            http=http,
+        )
+        return moved == 1
+
+    def end_waiting(self, tx: Tx, attempt_id: str, *, status: str, at: int, error: tuple[str, str, int] | None) -> bool:
+        """End an attempt that waits (for an approval, or for its time) without running it; return whether it did."""
+        code, detail, http = error or (None, None, None)
+        moved = tx.run(
+            _END_WAITING, attempt=attempt_id, w=self._workspace, to=status, at=at, code=code, detail=detail, http=http
+        )
+        return moved == 1
+
+    def row(self, tx: Tx, attempt_id: str) -> AttemptRow | None:
+        """Return an attempt of this workspace as the transaction sees it, kept from others until it ends."""
+        found = tx.one(_ROW, attempt=attempt_id, w=self._workspace)
+        return AttemptRow(*found) if found else None
+
     def of_run_step(self, tx: Tx, run_id: str, step_id: str) -> str | None:
         """Return the id of the attempt that a run's step made, or None."""
         row = tx.one(_OF_RUN_STEP, w=self._workspace, run=run_id, step=step_id)
@@ -140,6 +265,13 @@ class AttemptRepository:
         )
         return AttemptRow(*row) if row else None
 
+    async def several(self, reader: Reader, attempt_ids: Sequence[str]) -> dict[str, AttemptRow]:
+        """Return attempts of this workspace by their ids."""
+        rows = await reader.all(
+            select(*_COLUMNS).where(attempts.c.id.in_(attempt_ids), attempts.c.workspace_id == self._workspace)
+        )
+        return {row[0]: AttemptRow(*row) for row in rows}
+
 
 async def lapsed_attempts(reader: Reader, before: int, limit: int) -> list[AttemptRow]:
     """Return running attempts of every workspace whose lease ended before ``before``; for the sweep alone."""
@@ -150,3 +282,20 @@ async def lapsed_attempts(reader: Reader, before: int, limit: int) -> list[Attem
         .limit(limit)
     )
     return [AttemptRow(*row) for row in rows]
+
+
+async def due_attempts(reader: Reader, at: int, limit: int) -> list[str]:
+    """Return attempts of every workspace that are ready and whose time has come, the longest due first."""
+    rows = await reader.all(
+        select(attempts.c.id)
+        .where(attempts.c.status == _READY, attempts.c.not_before <= at)
+        .order_by(attempts.c.not_before)
+        .limit(limit)
+    )
+    return [str(row[0]) for row in rows]
+
+
+async def attempt_of_any_workspace(reader: Reader, attempt_id: str) -> AttemptRow | None:
+    """Return an attempt wherever it belongs; for whoever works on what is ready."""
+    row = await reader.one(select(*_COLUMNS).where(attempts.c.id == attempt_id))
+    return AttemptRow(*row) if row else None

@@ -1,4 +1,7 @@
-"""Deleting what has had its time: envelopes, previews, plans and idempotency keys. Rows that others point at stay."""
+"""Deleting what has had its time: envelopes, previews, plans, idempotency keys, received webhooks and their receipts.
+
+Rows that others point at stay.
+"""
 
 import asyncio
 import logging
@@ -9,6 +12,10 @@ from sqlalchemy import Table, bindparam, delete, select, tuple_
 from relay.core.clock import DAY, now
 from relay.store.query import Query
 from relay.store.tables import envelopes, idempotency, plans, previews
+from relay.store.tables.budgets import budget_days, budget_holds, budget_members
+from relay.store.tables.policy import decisions, policy_replays
+from relay.store.tables.webhooks_in import webhook_events, webhook_receipts, webhook_receiver_secrets
+from relay.store.tables.webhooks_out import webhook_attempts, webhook_deliveries, webhook_messages, webhook_notices
 from relay.store.writer import StoreUnavailable, Tx, Writer
 
 PURGE_SECONDS: Final = 60.0
@@ -30,6 +37,18 @@ _PURGES: Final = (
     (_purge(idempotency), 0),
     (_purge(previews), DAY),
     (_purge(plans), DAY),
+    (_purge(budget_days), 0),
+    (_purge(budget_members), 0),
+    (_purge(budget_holds), 0),
+    (_purge(decisions), 0),
+    (_purge(policy_replays), 0),
+    (_purge(webhook_attempts), 0),
+    (_purge(webhook_deliveries), 0),
+    (_purge(webhook_messages), 0),
+    (_purge(webhook_notices), 0),
+    (_purge(webhook_events), 0),
+    (_purge(webhook_receipts), 0),
+    (_purge(webhook_receiver_secrets), 0),
 )
 
 

@@ -1,4 +1,4 @@
-"""The schema's version: looking at it, and bringing it up to date with Alembic."""
+"""The schema's version: looking at it, and bringing it up to date with Alembic, procrastinate's tables included."""
 
 import contextlib
 import os
@@ -56,11 +56,20 @@ def _ask_postgres(target: Target, question: LiteralString) -> tuple[Any, ...] | 
 
 
 def upgrade(target: Target) -> bool:
-    """Bring the schema to :data:`HEAD`; return whether anything was done.
+    """Bring the schema to :data:`HEAD`, on PostgreSQL the queue's tables as well; return whether anything was done.
 
     Safe to run from several processes at once: PostgreSQL serialises them by an advisory lock, SQLite by its write
     lock. A new SQLite file is made readable by its owner alone.
     """
+    upgraded = _upgrade_own(target)
+    if target.kind == "sqlite":
+        return upgraded
+    from relay.store.queue_schema import upgrade_queue  # not at the top: a process on SQLite never needs it
+
+    return upgrade_queue(target) or upgraded
+
+
+def _upgrade_own(target: Target) -> bool:
     if current_revision(target) == HEAD:
         return False
     if target.path is not None:

@@ -51,9 +51,22 @@ class Vault:
             expires_at=sealed.expires_at,
         )
 
+    @staticmethod
+    def put_if_absent(tx: Tx, sealed: Sealed) -> None:
+        """Store an envelope unless the record has one of this purpose already."""
+        if not EnvelopeRepository(sealed.workspace_id).exists(tx, purpose=sealed.purpose, record_id=sealed.record_id):
+            Vault.put(tx, sealed)
+
     async def open(self, *, workspace: str, purpose: str, record_id: str) -> bytes | None:
         """Return the plaintext, or None when the envelope was purged or never there."""
         body = await EnvelopeRepository(workspace).get(self._reader, purpose=purpose, record_id=record_id)
         if body is None:
             return None
+        return self._keys.open(body, workspace=workspace, purpose=purpose, record=record_id)
+
+    def unseal(self, body: bytes, *, workspace: str, purpose: str, record_id: str) -> bytes:
+        """Return the plaintext of an envelope that was read with its record.
+
+        :class:`~relay.crypto.envelope.EnvelopeError` unless it was sealed for this very place, unchanged.
+        """
         return self._keys.open(body, workspace=workspace, purpose=purpose, record=record_id)

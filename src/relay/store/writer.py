@@ -35,10 +35,15 @@ class StoreUnavailable(Exception):
 
 
 class Tx(ABC):
-    """A transaction as a unit sees it. ``record`` adds an audit event that commits with the unit or not at all."""
+    """A transaction as a unit sees it. ``record`` adds an audit event that commits with the unit or not at all.
+
+    What is put into ``after_commit`` is called in the event loop once the transaction is durable, and never if it is
+    not; it must not raise, and does no more than wake somebody.
+    """
 
     def __init__(self) -> None:
         self.drafts: list[EventDraft] = []
+        self.after_commit: list[Callable[[], None]] = []
         self.writes = 0
 
     def record(self, draft: EventDraft) -> None:
@@ -85,6 +90,7 @@ class Writer(ABC):
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._after_commit: list[Callable[[], None]] = []
 
     async def start(self) -> None:
         """Connect and begin to take units."""
@@ -151,7 +157,7 @@ class Writer(ABC):
 
     async def _write(self, batch: list[_Waiting]) -> None:
         try:
-            await self.transact(batch)
+            await self._commit(batch)
             return
         except StoreUnavailable as error:
             self._fail(batch, error)
@@ -166,7 +172,7 @@ class Writer(ABC):
         for attempt in range(ATTEMPTS_ALONE):
             waiting.error = None
             try:
-                await self.transact([waiting])
+                await self._commit([waiting])
                 return
             except StoreUnavailable as error:
                 waiting.error = error
@@ -175,6 +181,11 @@ class Writer(ABC):
                 waiting.error = error.__cause__ or error
                 if not self.lost_race(waiting.error) or attempt == ATTEMPTS_ALONE - 1:
                     return
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        await self.transact(batch)
+        for call in self._after_commit:
+            call()
 
     @staticmethod
     def _fail(batch: list[_Waiting], error: BaseException) -> None:
@@ -195,6 +206,7 @@ class Writer(ABC):
             waiting.events = tuple(draft.id for draft in tx.drafts[before_drafts:])
         if tx.drafts:
             self._finish(tx, tx.drafts)
+        self._after_commit = tx.after_commit
 
     @abstractmethod
     async def connect(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The first lock: every route declares its access, and its class runs ``admit`` before the body is read.
+"""The first lock: every route declares its access, and its class runs ``admit`` before the body is parsed.
 
 FastAPI keeps what it is good at, matching and OpenAPI; its per-request dependency machinery is not used. An endpoint
 takes ``call`` and, by name, ``body`` (a model), ``query`` (a model) and the path's parameters as text.
@@ -6,6 +6,7 @@ takes ``call`` and, by name, ``body`` (a model), ``query`` (a model) and the pat
 
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Final, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from fastapi import FastAPI
@@ -19,10 +20,11 @@ from relay.core.access import Access
 from relay.core.admission import Admission
 from relay.core.facts import RequestFacts
 from relay.core.principal import Principal
-from relay.core.problem import BadRequest, NotFound, Unauthenticated
+from relay.core.problem import BadRequest, BadSignature, NotFound, Unauthenticated
+from relay.core.signed import Evidence, Signed
 from relay.core.validation import validated
 from relay.surface.answers import send_json
-from relay.surface.body import read_json
+from relay.surface.body import read_body, read_json
 from relay.surface.stamp import ADMISSION, FACTS
 
 MAX_PATH_PARAMETER: Final = 200
@@ -35,9 +37,9 @@ class UndeclaredRoute(TypeError):
 
 
 class Admit(Protocol):
-    """The gate's door. It returns an admission or raises a problem; it never reads the body."""
+    """The gate's door. It returns an admission or raises a problem; it reads the body for a signature alone."""
 
-    async def __call__(self, access: Access, facts: RequestFacts) -> Admission: ...
+    async def __call__(self, access: Access, facts: RequestFacts, evidence: Evidence | None = None) -> Admission: ...
 
 
 class Call(Request):
@@ -58,6 +60,14 @@ class Call(Request):
         return admission.principal
 
     @property
+    def signed(self) -> Signed:
+        """The body whose signature admitted this request; 401 on every other route."""
+        admission: Admission = self.scope[ADMISSION]
+        if admission.signed is None:
+            raise BadSignature(reason="signature_missing")
+        return admission.signed
+
+    @property
     def request_id(self) -> str:
         """The id that the answer and every audit event of this request carry."""
         return self.facts.request_id
@@ -69,7 +79,7 @@ class Call(Request):
 
 
 class GuardedRoute(APIRoute):
-    """A declared route. Nothing of a request is read before ``admit`` has returned."""
+    """A declared route. Nothing of a request is parsed, nor its body read but for a signature, before ``admit``."""
 
     def __init__(
         self,
@@ -87,6 +97,8 @@ class GuardedRoute(APIRoute):
         self.body_limit = body_limit
         self._body_seconds = body_seconds
         self._body, self._query, self._names = _parameters(path, endpoint)
+        if access.auth == "signature" and self._body is not None:
+            raise UndeclaredRoute(f"{path}: what was signed is call.signed; the body cannot be read again")
         super().__init__(path, endpoint, **options)
         self._status = self.status_code or 200
         self.app = self.serve
@@ -95,7 +107,7 @@ class GuardedRoute(APIRoute):
         """Admit, read, validate, call, answer."""
         facts: RequestFacts = scope[FACTS]
         facts.route = self.path_format
-        scope[ADMISSION] = await self.admit(self.access, facts)
+        scope[ADMISSION] = await self._admitted(scope, facts, receive)
         call = Call(scope, receive, send)
         arguments: dict[str, Any] = {name: _path_parameter(scope, name) for name in self._names}
         if self._query is not None:
@@ -108,6 +120,12 @@ class GuardedRoute(APIRoute):
             await answer(scope, receive, send)
             return
         await send_json(send, self._status, answer.__pydantic_serializer__.to_json(answer))
+
+    async def _admitted(self, scope: Scope, facts: RequestFacts, receive: Receive) -> Admission:
+        if self.access.auth != "signature":
+            return await self.admit(self.access, facts)
+        read = partial(read_body, facts, receive, self.body_limit, self._body_seconds)
+        return await self.admit(self.access, facts, Evidence(scope["path_params"], read))
 
 
 def _path_parameter(scope: Scope, name: str) -> str:
@@ -172,6 +190,10 @@ class Routes:
     def put(self, path: str, *, access: Access, body_limit: int | None = None, **options: Any) -> Callable[[F], F]:
         """Declare a PUT route; ``body_limit`` in bytes replaces the installation's."""
         return self._declare("PUT", path, access, body_limit, options)
+
+    def patch(self, path: str, *, access: Access, body_limit: int | None = None, **options: Any) -> Callable[[F], F]:
+        """Declare a PATCH route; ``body_limit`` in bytes replaces the installation's."""
+        return self._declare("PATCH", path, access, body_limit, options)
 
     def delete(self, path: str, *, access: Access, **options: Any) -> Callable[[F], F]:
         """Declare a DELETE route."""

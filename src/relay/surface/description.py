@@ -52,8 +52,8 @@ def described(document: dict[str, Any], routes: Iterable[GuardedRoute]) -> dict[
 
 
 def _describe(operation: dict[str, Any], route: GuardedRoute) -> None:
-    public = route.access.auth == "public"
-    operation["security"] = [] if public else [{"bearer": []}, {"apiKey": []}]
+    keyless = route.access.auth in ("public", "signature")
+    operation["security"] = [] if keyless else [{"bearer": []}, {"apiKey": []}]
     operation["x-required-scopes"] = sorted(route.access.scopes)
     if "description" in operation:
         operation["description"] = operation["description"].replace("``", "`")

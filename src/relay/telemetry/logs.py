@@ -24,7 +24,7 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # Libraries' chatter about their own working is not an operator's business.
-    for chatty in ("alembic", "asyncio", "uvicorn"):
+    for chatty in ("alembic", "asyncio", "procrastinate", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -115,6 +115,8 @@ attempts = Table(
     text("request_id"),
     Column("fence", BigInteger, nullable=False),
     time("lease_until", null=True),
+    time("not_before", null=True),
+    Column("tries", BigInteger, nullable=False, server_default="0"),
     time("created_at"),
     time("finished_at", null=True),
     Column("duration_ms", BigInteger, nullable=True),
@@ -139,6 +141,20 @@ Index(
     attempts.c.lease_until,
     sqlite_where=attempts.c.status == "running",
     postgresql_where=attempts.c.status == "running",
+)
+Index(
+    "attempts_ready",
+    attempts.c.not_before,
+    sqlite_where=attempts.c.status == "ready",
+    postgresql_where=attempts.c.status == "ready",
+)
+# What waits for a person or for its time: a kill switch looks through it, however long the table has grown.
+Index(
+    "attempts_waiting",
+    attempts.c.workspace_id,
+    attempts.c.id,
+    sqlite_where=attempts.c.status.in_(("pending_approval", "ready")),
+    postgresql_where=attempts.c.status.in_(("pending_approval", "ready")),
 )
 
 idempotency = Table(
@@ -182,6 +198,7 @@ runs = Table(
     time("created_at"),
     time("finished_at", null=True),
     time("cancel_requested_at", null=True),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
     text("lease_owner", null=True),
     time("lease_until", null=True),
     Index("runs_workspace", "workspace_id", "id"),

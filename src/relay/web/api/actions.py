@@ -1,16 +1,29 @@
 """Actions: list, preview, execute, and look at an attempt."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.responses import Response
 
+from relay.approvals.requests import Requests
 from relay.catalog import ActionSpec, Catalog
 from relay.core.access import Access
 from relay.core.clock import iso
-from relay.core.problem import BadRequest, Denied, EgressDenied, InProgress, OutcomeUnknown, Problem, UpstreamRefused
+from relay.core.principal import Principal
+from relay.core.problem import (
+    BadRequest,
+    Denied,
+    EgressDenied,
+    InProgress,
+    OutcomeUnknown,
+    Problem,
+    StateChanged,
+    UpstreamRefused,
+)
 from relay.gate.ask import Ask, AttemptState, PreviewState
 from relay.gate.perform import Performer
+from relay.gate.probe import STATE_CHANGED
 from relay.surface.body import LARGE_BODY_LIMIT
 from relay.surface.declare import Call, Routes
 
@@ -75,7 +88,10 @@ class ActionList(BaseModel):
 
 
 class PreviewAnswer(BaseModel):
-    """What the action would really do. ``rendering`` is for people: secrets masked, everything else as it will be."""
+    """What the action would really do. ``rendering`` is for people: secrets masked, everything else as it will be.
+
+    ``seen_version`` is of what it changes, where that could be read: while it is another one, the preview does not run.
+    """
 
     preview_id: str
     action: str
@@ -87,6 +103,7 @@ class PreviewAnswer(BaseModel):
     reason: str
     warnings: list[str]
     digest: str
+    seen_version: str | None
     expires_at: str
 
 
@@ -100,6 +117,16 @@ class ExecuteAnswer(BaseModel):
     duration_ms: int | None
 
 
+class WaitingAnswer(BaseModel):
+    """An attempt that waits: for the approval that ``approval_id`` names, or, ``running``, until ``held_until``."""
+
+    attempt_id: str
+    status: Literal["pending_approval", "running"]
+    action: str
+    approval_id: str | None = None
+    held_until: str | None = None
+
+
 class AttemptError(BaseModel):
     """Why an attempt did not succeed."""
 
@@ -108,7 +135,12 @@ class AttemptError(BaseModel):
 
 
 class AttemptAnswer(BaseModel):
-    """An attempt as it stands. ``params`` are masked; they and ``result`` are null after their retention."""
+    """An attempt as it stands. ``params`` are masked; they and ``result`` are null after their retention.
+
+    ``approval_id`` names the request that it has led to. Until ``held_until`` an attempt that is allowed can be
+    recalled, or waits to be tried again. ``tries`` is how often it has begun. ``comments`` is what those who decided
+    about it said, by principal: for whoever asked for it and for keys with ``approvals:decide``, null for others.
+    """
 
     attempt_id: str
     status: str
@@ -121,11 +153,15 @@ class AttemptAnswer(BaseModel):
     result: dict[str, Any] | None
     error: AttemptError | None
     duration_ms: int | None
+    approval_id: str | None
+    held_until: str | None
+    tries: int
+    comments: dict[str, str] | None
     created_at: str
     finished_at: str | None
 
 
-def actions_routes(performer: Performer, catalog: Catalog) -> Routes:
+def actions_routes(performer: Performer, catalog: Catalog, requests: Requests) -> Routes:
     """Return the routes under ``/actions`` and ``/attempts``."""
     routes = Routes()
     items: dict[str, ActionItem] = {}
@@ -145,7 +181,9 @@ def actions_routes(performer: Performer, catalog: Catalog) -> Routes:
     )
     async def preview(call: Call, body: PreviewRequest) -> PreviewAnswer:
         """Return what an action would really do, and a preview that can be executed once."""
-        made = await performer.preview(call.principal, body.action, body.params, request_id=call.request_id)
+        made = await performer.preview(
+            call.principal, body.action, body.params, request_id=call.request_id, client=call.caller
+        )
         return _preview_answer(made)
 
     @routes.post(
@@ -154,9 +192,11 @@ def actions_routes(performer: Performer, catalog: Catalog) -> Routes:
         body_limit=LARGE_BODY_LIMIT,
         summary="Execute",
         openapi_extra={"parameters": [IDEMPOTENCY_HEADER]},
+        response_model=ExecuteAnswer,
+        responses={202: {"model": WaitingAnswer, "description": "It waits, for an approval or held back."}},
     )
-    async def execute(call: Call, body: ExecuteRequest) -> ExecuteAnswer:
-        """Run a preview, or an action with parameters, and return what became of it."""
+    async def execute(call: Call, body: ExecuteRequest) -> ExecuteAnswer | Response:
+        """Run a preview, or an action with parameters, and return what became of it, or that it waits (202)."""
         ask = Ask(
             request_id=call.request_id,
             client=call.caller,
@@ -176,7 +216,28 @@ def actions_routes(performer: Performer, catalog: Catalog) -> Routes:
         """Return an attempt of the caller's workspace as it stands."""
         workspace = call.principal.workspace_id
         state = await performer.attempts.state(workspace, attempt_id)
-        return _attempt_answer(state, _masked(catalog, state, await performer.attempts.params(workspace, attempt_id)))
+        params = _masked(catalog, state, await performer.attempts.params(workspace, attempt_id))
+        return _attempt_answer(state, params, await comments(call.principal, state))
+
+    @routes.post(
+        "/attempts/{attempt_id}/recall",
+        access=Access("bearer", frozenset({"actions:execute"}), (), "api:attempts:recall"),
+        summary="Recall",
+    )
+    async def recall(call: Call, attempt_id: str) -> AttemptAnswer:
+        """Cancel an attempt that is held back and has not begun."""
+        workspace = call.principal.workspace_id
+        await performer.holds.recall(call.principal, attempt_id, call.request_id)
+        state = await performer.attempts.state(workspace, attempt_id)
+        params = _masked(catalog, state, await performer.attempts.params(workspace, attempt_id))
+        return _attempt_answer(state, params, await comments(call.principal, state))
+
+    async def comments(principal: Principal, state: AttemptState) -> dict[str, str] | None:
+        if principal.id != state.requested_by and "approvals:decide" not in principal.scopes:
+            return None
+        if state.approval_id is None:
+            return {}
+        return await requests.comments(principal.workspace_id, state.approval_id)
 
     return routes
 
@@ -218,13 +279,16 @@ def _preview_answer(made: PreviewState) -> PreviewAnswer:
         rendering=considered.rendering.body,
         decision=considered.decision.effect,
         reason=considered.decision.reason,
-        warnings=list(considered.rendering.warnings),
+        warnings=list(considered.warnings),
         digest=considered.step.digest,
+        seen_version=made.seen_version,
         expires_at=iso(made.expires_at),
     )
 
 
-def _answer(state: AttemptState) -> ExecuteAnswer:
+def _answer(state: AttemptState) -> ExecuteAnswer | Response:
+    if state.status == "pending_approval" or (state.status == "running" and state.held_until is not None):
+        return _waiting(state)
     if state.status == "succeeded":
         return ExecuteAnswer(
             attempt_id=state.attempt_id,
@@ -234,6 +298,18 @@ def _answer(state: AttemptState) -> ExecuteAnswer:
             duration_ms=state.duration_ms,
         )
     raise _problem(state)
+
+
+def _waiting(state: AttemptState) -> Response:
+    waits: Literal["pending_approval", "running"] = "running" if state.status == "running" else "pending_approval"
+    answer = WaitingAnswer(
+        attempt_id=state.attempt_id,
+        status=waits,
+        action=state.action,
+        approval_id=state.approval_id,
+        held_until=iso(state.held_until) if state.held_until is not None else None,
+    )
+    return Response(answer.model_dump_json(exclude_none=True), status_code=202, media_type="application/json")
 
 
 def _problem(state: AttemptState) -> Problem:
@@ -254,7 +330,9 @@ def _problem(state: AttemptState) -> Problem:
         return UpstreamRefused(detail, **about)
     if state.status == "unknown":
         return OutcomeUnknown(detail, **about)
-    return Denied(f"The attempt is {state.status}.", **about)
+    if about["code"] == STATE_CHANGED:
+        return StateChanged(detail, **about)
+    return Denied(f"The attempt is {state.status}. {detail}".rstrip(), **about)
 
 
 def _masked(catalog: Catalog, state: AttemptState, params: bytes | None) -> dict[str, Any] | None:
@@ -267,7 +345,9 @@ def _masked(catalog: Catalog, state: AttemptState, params: bytes | None) -> dict
         return None
 
 
-def _attempt_answer(state: AttemptState, params: dict[str, Any] | None) -> AttemptAnswer:
+def _attempt_answer(
+    state: AttemptState, params: dict[str, Any] | None, comments: dict[str, str] | None
+) -> AttemptAnswer:
     failure = state.failure
     return AttemptAnswer(
         attempt_id=state.attempt_id,
@@ -281,6 +361,10 @@ def _attempt_answer(state: AttemptState, params: dict[str, Any] | None) -> Attem
         result=state.result,
         error=AttemptError(code=failure.code, detail=failure.detail) if failure is not None else None,
         duration_ms=state.duration_ms,
+        approval_id=state.approval_id,
+        held_until=iso(state.held_until) if state.held_until is not None else None,
+        tries=state.tries,
+        comments=comments,
         created_at=iso(state.created_at),
         finished_at=iso(state.finished_at) if state.finished_at is not None else None,
     )

@@ -11,7 +11,7 @@ from relay.core.clock import iso
 from relay.gate.authenticate import Credentials
 from relay.runs.plans import Plan, Plans
 from relay.runs.service import MAX_PAGE, Order, Runs, RunState
-from relay.runs.steps import MAX_STEPS, StepDraft
+from relay.runs.steps import MAX_RETRIES, MAX_STEPS, StepDraft
 from relay.runs.stream import sequence_of
 from relay.store.runs import StepRow
 from relay.surface.declare import Call, Routes
@@ -50,6 +50,27 @@ class StepRequest(_In):
     params: dict[str, Any]
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     depends_on: Annotated[list[_Id], Field(max_length=MAX_STEPS)] = []
+    timeout_seconds: (
+        Annotated[
+            float,
+            Field(
+                gt=0,
+                le=3600,
+                allow_inf_nan=False,
+                description="How long each try may take; the action's own time-out when left out, and at most that.",
+            ),
+        ]
+        | None
+    ) = None
+    retries: Annotated[
+        int,
+        Field(
+            strict=True,
+            ge=0,
+            le=MAX_RETRIES,
+            description="How many more tries there may be where trying again cannot do anything twice.",
+        ),
+    ] = 0
 
 
 class RunRequest(_In):
@@ -121,6 +142,7 @@ class JobStep(BaseModel):
     depends_on: list[str]
     status: str
     attempt_id: str | None
+    approval_id: str | None
     result: dict[str, Any] | None
     error: StepError | None
 
@@ -234,7 +256,7 @@ def _event_routes(routes: Routes, runs: Runs, credentials: Credentials, limit: i
 
 
 def _draft(step: StepRequest) -> StepDraft:
-    return StepDraft(step.action, step.params, step.id, tuple(step.depends_on))
+    return StepDraft(step.action, step.params, step.id, tuple(step.depends_on), step.timeout_seconds, step.retries)
 
 
 def _plan_answer(plan: Plan) -> PlanAnswer:
@@ -271,13 +293,13 @@ def _job(state: RunState) -> Job:
         plan_id=run.plan_id,
         requested_by=run.principal_id,
         cancel_requested=run.cancel_requested_at is not None,
-        steps=[_job_step(step, state.results.get(step.step_id)) for step in state.steps],
+        steps=[_job_step(step, state) for step in state.steps],
         created_at=iso(run.created_at),
         finished_at=iso(run.finished_at) if run.finished_at is not None else None,
     )
 
 
-def _job_step(step: StepRow, result: dict[str, Any] | None) -> JobStep:
+def _job_step(step: StepRow, state: RunState) -> JobStep:
     error = None
     if step.error_code is not None:
         error = StepError(code=step.error_code, detail=step.error_detail or "")
@@ -288,6 +310,7 @@ def _job_step(step: StepRow, result: dict[str, Any] | None) -> JobStep:
         depends_on=step.dependencies(),
         status=step.status,
         attempt_id=step.attempt_id,
-        result=result,
+        approval_id=state.approvals.get(step.attempt_id or ""),
+        result=state.results.get(step.step_id),
         error=error,
     )

@@ -1,4 +1,4 @@
-from relay.identity.cache import GenerationCache
+from relay.store.cache import GenerationCache
 from relay.store.generation import Generation
 
 
