@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import deliveries, limits, policy, runs, signatures
+from benchmarks import approvals, deliveries, limits, policy, runs, signatures
 from benchmarks.load import Slice
 from benchmarks.servers import Generator, Server, generator, start_bare, start_relay
 
@@ -138,7 +138,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.5, help="length of one slice")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, too")
     parser.add_argument(
-        "--only", choices=["path", "limits", "runs", "policy", "deliveries", "signatures"], help="one of the parts"
+        "--only",
+        choices=["path", "limits", "runs", "approvals", "policy", "deliveries", "signatures"],
+        help="one of the parts",
     )
     parser.add_argument(
         "--storm", type=int, default=0, help="events to bad and good webhook receivers; 10000 is full size"
@@ -154,6 +156,8 @@ def main() -> None:
         signatures.main()
     if options.only in (None, "runs"):
         runs.main(postgres)
+    if options.only in (None, "approvals"):
+        approvals.main(postgres, options.rounds)
     if options.only in (None, "deliveries"):
         deliveries.main(storm_events=options.storm)
 

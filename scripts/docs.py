@@ -16,9 +16,9 @@ from typing import Any, Final
 from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.main import get_command
 
-from relay.app import build_catalog
 from relay.catalog import ActionSpec, Catalog
 from relay.cli.main import app as relay_app
+from relay.engine import build_catalog
 from relay.limits.rules import RULES
 from relay.settings import load_settings
 from relay.settings.docs import configuration_markdown

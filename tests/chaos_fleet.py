@@ -140,11 +140,12 @@ class Watch:
     """Looks at the leases of runs all the time, and tells how long a run whose holder had died waited for another.
 
     A wait is counted from the holder's last sign of life, when it claimed or renewed, which is up to five seconds
-    before it died. Time in which there was no worker or no database is left out.
+    before it died. ``waits`` leaves out the time in which there was no worker or no database, ``whole`` does not.
     """
 
     fleet: Fleet
     waits: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
     _worked: list[tuple[float, float]] = field(default_factory=lambda: [(time.time(), 0.0)])
     _held: dict[str, tuple[str, int]] = field(default_factory=dict)
 
@@ -160,7 +161,10 @@ class Watch:
     def summary(self) -> str:
         if not self.waits:
             return "no run was taken over"
-        return f"{len(self.waits)} taken over after {median(self.waits):.1f} s (median), {max(self.waits):.1f} s (most)"
+        return (
+            f"{len(self.waits)} taken over after {median(self.waits):.1f} s (median), {max(self.waits):.1f} s (most)"
+            f"; with the time in which nobody could, {median(self.whole):.1f} s and {max(self.whole):.1f} s"
+        )
 
     def _look(self) -> list[Any] | None:
         try:
@@ -186,4 +190,5 @@ class Watch:
                 continue  # the same holder, or one who was handed the run in good order
             alive, taken = (earlier_until - LEASE_MICROSECONDS) / 1e6, claimed / 1e6
             self.waits.append(self._worked_at(taken) - self._worked_at(alive))
+            self.whole.append(taken - alive)
         self._held = held

@@ -25,8 +25,8 @@ from tests.worker_process import WorkerProcess
 SERVERS: Final = 3
 WORKERS: Final = 2
 CALLERS: Final = 6
-ORDERS_AT_FIRST: Final = 20
-ORDERS_PER_KILL: Final = 3
+ORDERS_AT_FIRST: Final = 30
+ORDERS_PER_KILL: Final = 5
 RESUMED_SECONDS: Final = 30.0
 SETTLED_SECONDS: Final = 240.0
 _MANY: Final = 100_000_000
@@ -65,7 +65,7 @@ class Report:
                 f"{self.seconds:.0f} s, seed {self.seed}",
                 f"{sum(self.runs.values())} runs {dict(self.runs)}, {self.effects} effects, {dict(self.audited)}",
                 f"{sum(self.approvals.values())} requests {dict(self.approvals)}",
-                f"{self.waited}; {self.lost_answers} answers lost; {self.events} audit events",
+                f"{self.waited}; {self.lost_answers} requests sent anew; {self.events} audit events",
             )
         )
 

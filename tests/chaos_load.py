@@ -16,7 +16,8 @@ from tests.process import Answer, GatewayProcess
 
 PATIENCE_SECONDS: Final = 180.0
 ANSWER_SECONDS: Final = 30.0
-STEP_SECONDS: Final = 5.0
+STEP_SECONDS: Final = 4.0
+SINK_SECONDS: Final = 1.0
 GUARDED_DOMAIN: Final = "guarded.example"
 OPEN_DOMAIN: Final = "open.example"
 DENIED_SHARE: Final = 0.2
@@ -57,7 +58,7 @@ class Receipts:
         request = await read_request(reader)
         server.requests.append(request)
         body = receipt(posted(request)["marker"]).encode()
-        await asyncio.sleep(self._rng.uniform(0, 0.15))
+        await asyncio.sleep(self._rng.uniform(0, SINK_SECONDS))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         await writer.drain()
 

@@ -18,7 +18,7 @@ import aiohttp
 import uvicorn
 from sqlalchemy import select
 
-import relay.app
+import relay.engine
 from relay.app import Server, open_server
 from relay.catalog import Catalog, Connector
 from relay.cli.listener import bind
@@ -218,7 +218,7 @@ async def open_gateway(
 
 @contextlib.contextmanager
 def _catalog_with(connectors: Sequence[tuple[Connector, Any]]) -> Iterator[None]:
-    real = relay.app.build_catalog
+    real = relay.engine.build_catalog
 
     def build(settings: Settings, listen: tuple[str, int]) -> Catalog:
         catalog = real(settings, listen)
@@ -226,7 +226,7 @@ def _catalog_with(connectors: Sequence[tuple[Connector, Any]]) -> Iterator[None]
             catalog.register(connector, client)
         return catalog
 
-    with mock.patch.object(relay.app, "build_catalog", build):
+    with mock.patch.object(relay.engine, "build_catalog", build):
         yield
 
 

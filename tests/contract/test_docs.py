@@ -37,7 +37,7 @@ from tests.gateway import Gateway
 NAMES = [name_of(page) for page in PAGES]
 SPECS = list(generated.catalog())
 MAKE_TARGETS = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
-NO_SETTINGS = {"TEST_DATABASE_URL", "TEST_REDIS_URL", "NAME_FILE", "EVENT_ID"}
+NO_SETTINGS = {"TEST_DATABASE_URL", "TEST_REDIS_URL", "TEST_KILLS", "TEST_SEED", "NAME_FILE", "EVENT_ID"}
 CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*_?")
 
 every_page = pytest.mark.parametrize("name", NAMES)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from relay.app import build_catalog
 from relay.catalog import Connector, Rendering
 from relay.core.action import Step
 from relay.core.permit import Permit, PermitRefused, void_permit
+from relay.engine import build_catalog
 from relay.gate.ask import Ask, Intent
 from relay.gate.execute import execute
 from relay.settings import load_settings

@@ -7,7 +7,7 @@ from pathlib import Path
 from relay.audit.tags import TAGS
 
 ROOT = Path(__file__).parents[2]
-TAG = re.compile(r"[a-z]+:[a-z]+:[a-z_]+")
+TAG = re.compile(r"[a-z]+:[a-z_]+:[a-z_]+")
 
 
 def test_the_documentation_lists_every_tag_with_its_meaning() -> None:

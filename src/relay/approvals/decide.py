@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from relay.approvals.events import request_event
 from relay.approvals.expire import expire
 from relay.approvals.outlook import Agreement, Foresight, Outlook
 from relay.approvals.persons import agreed, agreement, is_one_person, lineage, lineage_of, require_may_decide
+from relay.audit.approvals import request_event
 from relay.catalog import Catalog
 from relay.core.clock import MICROSECONDS, now
 from relay.core.principal import Principal
@@ -18,7 +18,7 @@ from relay.store.approvals import ApprovalRepository, ApprovalRow, DecisionRow, 
 from relay.store.attempts import AttemptRepository, AttemptRow
 from relay.store.database import Database
 from relay.store.vault import Sealed, Vault
-from relay.store.waiting import end_waiting, release
+from relay.store.waiting import end_waiting, lock_waiting, release
 from relay.store.writer import Tx
 
 COMMENT: Final = "approval-comment"
@@ -234,8 +234,7 @@ class Decisions:
         return self._approve(tx, found, principal, wish, sealed, (outlook, ended), at)
 
     def _locked(self, tx: Tx, request: ApprovalRow) -> _Standing:
-        # The attempt first, as wherever waiting ends: two that take the same locks in one order never wait in a ring.
-        attempt = AttemptRepository(request.workspace_id).row(tx, request.attempt_id)
+        attempt = lock_waiting(tx, request.workspace_id, request.attempt_id)
         requests = ApprovalRepository(request.workspace_id)
         locked = requests.lock(tx, request.id)
         if attempt is None or locked is None:

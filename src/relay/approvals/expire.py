@@ -5,13 +5,13 @@ import logging
 from functools import partial
 from typing import Final
 
-from relay.approvals.events import request_event
 from relay.approvals.persons import agreed
+from relay.audit.approvals import request_event
 from relay.core.clock import now
 from relay.store.approvals import ApprovalRepository, ApprovalRow, lapsed_approvals
-from relay.store.attempts import AttemptRepository, AttemptRow
+from relay.store.attempts import AttemptRow
 from relay.store.database import Database
-from relay.store.waiting import end_waiting
+from relay.store.waiting import end_waiting, lock_waiting
 from relay.store.writer import StoreUnavailable, Tx
 
 SWEEP_SECONDS: Final = 2.0
@@ -41,7 +41,7 @@ def expire(tx: Tx, request: ApprovalRow, attempt: AttemptRow, at: int) -> None:
                 attempt=attempt,
                 status="expired",
                 principal="",
-                request_id=ended.request_id,
+                request_id=attempt.request_id,
                 persons=persons,
             )
         )
@@ -83,7 +83,7 @@ class Expiry:
 
 
 def _expire_if_pending(found: ApprovalRow, at: int, tx: Tx) -> None:
-    attempt = AttemptRepository(found.workspace_id).row(tx, found.attempt_id)  # first, as wherever waiting ends
+    attempt = lock_waiting(tx, found.workspace_id, found.attempt_id)
     request = ApprovalRepository(found.workspace_id).lock(tx, found.id)
     if attempt is None or request is None:
         return

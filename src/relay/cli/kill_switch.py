@@ -115,7 +115,7 @@ def _turn(on: bool, asked: tuple[StopKind, str, str], reason: str, as_json: bool
 
 
 def _kill_switch(house: "House") -> KillSwitch:
-    from relay.app import build_catalog  # not at the top: it brings the whole server
+    from relay.engine import build_catalog  # not at the top: it brings the whole server
 
     settings = house.settings
     return KillSwitch(house.database, build_catalog(settings, (settings.host, settings.port)))

@@ -35,7 +35,7 @@ class Desk:
 
 def open_desk(settings: Settings) -> Desk:
     """Return the desk of an installation that need not exist yet, or end with status 1."""
-    from relay.app import build_catalog
+    from relay.engine import build_catalog
     from relay.policy.installed import installed_reach, installed_schema
 
     try:

@@ -21,8 +21,8 @@ class Permit:
     """Leave to perform one step once, before ``deadline`` (seconds of the boot clock).
 
     Only :func:`mint_permit` makes one, and only ``relay.gate.execute`` may import that function (lint refuses
-    other importers). A permit cannot be copied or pickled; :meth:`redeem` succeeds once. ``seen_version`` is the version
-    that was found of what the step changes, None where none was read.
+    other importers). A permit cannot be copied or pickled; :meth:`redeem` succeeds once. ``seen_version`` is the
+    version that was found of what the step changes, None where none was read.
     """
 
     __slots__ = ("approval_id", "attempt_id", "deadline", "decision", "principal", "seen_version", "step")

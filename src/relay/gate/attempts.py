@@ -400,7 +400,7 @@ class Attempts:
 
 
 def _settling(begun: Begun, outcome: Outcome) -> Outcome:
-    """Return what an outcome makes of the whole attempt: after a try that nobody knows the end of, no failure is sure."""
+    """Return what an outcome makes of the attempt: after a try that nobody knows the end of, no failure is sure."""
     failure = outcome.failure
     if not begun.in_doubt or outcome.status != "failed" or failure is None:
         return outcome

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any, Final
 
-from relay.approvals.events import request_event
 from relay.approvals.intake import Intake
+from relay.audit.approvals import cancelled_with_attempt
 from relay.audit.record import event
 from relay.core.clock import MICROSECONDS, iso, now
 from relay.core.event import EventDraft
@@ -16,12 +16,12 @@ from relay.gate.asked import Asked
 from relay.gate.attempts import Attempts
 from relay.gate.checks import Checks
 from relay.gate.rows import attempt_event, attempt_row, waiting_state
-from relay.store.approvals import ApprovalRepository, ApprovalRow, chain
+from relay.store.approvals import ApprovalRow, chain
 from relay.store.attempts import AttemptRepository, AttemptRow
 from relay.store.database import Database
 from relay.store.idempotency import Remembered
 from relay.store.vault import Vault
-from relay.store.waiting import end_waiting
+from relay.store.waiting import end_waiting, lock_waiting
 from relay.store.writer import Tx
 
 RUN_CANCELLED: Final = ("run_cancelled", "The run that this is a step of was cancelled.", 403)
@@ -148,7 +148,7 @@ class Holds:
         draft = _ended_event(row, "gate:action:recalled", principal.id, request_id)
 
         def unit(tx: Tx) -> bool:
-            found = AttemptRepository(principal.workspace_id).row(tx, attempt_id)
+            found = lock_waiting(tx, principal.workspace_id, attempt_id)
             if found is None or found.status != "ready":
                 return False
             _end(tx, found, "cancelled", RECALLED, draft)
@@ -160,17 +160,11 @@ class Holds:
     @staticmethod
     def cancel_with_run(tx: Tx, workspace_id: str, attempt_id: str) -> bool:
         """Cancel an attempt that waits, and its request, as its run is cancelled; False when it does not wait."""
-        row = AttemptRepository(workspace_id).row(tx, attempt_id)
+        row = lock_waiting(tx, workspace_id, attempt_id)
         if row is None or row.status not in ("pending_approval", "ready"):
             return False
-        request = None if row.approval_id is None else ApprovalRepository(workspace_id).lock(tx, row.approval_id)
         draft = _ended_event(row, "gate:action:cancelled", row.principal_id, row.request_id, error=RUN_CANCELLED)
         _end(tx, row, "cancelled", RUN_CANCELLED, draft)
-        if request is not None and request.status == "pending":
-            who, asking = row.principal_id, row.request_id
-            tx.record(
-                request_event("cancelled", request, attempt=row, status="cancelled", principal=who, request_id=asking)
-            )
         return True
 
     async def refuse(self, row: AttemptRow, status: str, error: tuple[str, str, int]) -> None:
@@ -191,8 +185,11 @@ class Holds:
 
 def _end(tx: Tx, row: AttemptRow, status: str, error: tuple[str, str, int], draft: EventDraft) -> None:
     done = end_waiting(tx, row.workspace_id, row.id, status=status, approval_status="cancelled", error=error, at=now())
-    if done is not None:
-        tx.record(replace(draft, outcome=done.status))
+    if done is None:
+        return
+    tx.record(replace(draft, outcome=done.status))
+    if done.request is not None:
+        tx.record(cancelled_with_attempt(done.request, done.attempt))
 
 
 def _notice(request: ApprovalRow, intent: Intent) -> dict[str, Any]:

@@ -12,7 +12,15 @@ from relay.core.canonical import canonical_json
 from relay.core.circumstances import Circumstances
 from relay.core.clock import now
 from relay.core.principal import Principal
-from relay.core.problem import BudgetExhausted, Denied, Gone, IdempotencyMismatch, StateChanged, Unauthenticated
+from relay.core.problem import (
+    BudgetExhausted,
+    Denied,
+    EgressDenied,
+    Gone,
+    IdempotencyMismatch,
+    StateChanged,
+    Unauthenticated,
+)
 from relay.crypto.digest import sha256_hex
 from relay.gate.ask import Ask, AttemptState, Considered, Idempotency, Intent, PreviewState
 from relay.gate.attempts import Attempts
@@ -80,7 +88,7 @@ class Performer:
         decision = await self._decided(principal, spec, step, circumstances or Circumstances(now()))
         rendering = await asyncio.to_thread(spec.render, step, self._catalog.client(spec.name))
         if rendering.refusal is not None and decision.effect != "deny":
-            decision = Decision("deny", "builtin:egress", 1, rendering.refusal, inputs=decision.inputs)
+            decision = _refused(decision, rendering.refusal)
         warnings = await self._checks.warnings(principal, spec, step.params) if decision.effect != "deny" else []
         return Considered(spec, step, decision, rendering, (*rendering.warnings, *warnings))
 
@@ -149,6 +157,8 @@ class Performer:
         return done
 
     async def _go(self, intent: Intent) -> AttemptState | Remembered:
+        if self._waits(intent):
+            await self._require_possible(intent)
         if intent.decision.effect == "require_approval":
             if intent.ask.reads_version:
                 raise Denied("This would need an approval, and nobody is asked for a read of a version.")
@@ -159,6 +169,13 @@ class Performer:
 
     def _waits(self, intent: Intent) -> bool:
         return intent.decision.effect == "require_approval" or self.holds.holds_back(intent)
+
+    async def _require_possible(self, intent: Intent) -> None:
+        """Refuse (403) at once what nobody could let happen, before anybody is asked to agree to it."""
+        rendering = await asyncio.to_thread(intent.spec.render, intent.step, self._catalog.client(intent.spec.name))
+        if rendering.refusal is not None:
+            await self.attempts.deny(replace(intent, decision=_refused(intent.decision, rendering.refusal)))
+            raise EgressDenied(rendering.refusal, code="egress_denied")
 
     async def _bound(self, intent: Intent) -> str | None:
         """Return the version of what a step changes, where it is bound to one: previewed, or about to wait.
@@ -216,6 +233,10 @@ class Performer:
             if state.status != "running" or state.held_until is not None or left <= 0:
                 return state
             await self.attempts.settled(state.attempt_id, left)
+
+
+def _refused(decision: Decision, refusal: str) -> Decision:
+    return Decision("deny", "builtin:egress", 1, refusal, inputs=decision.inputs)
 
 
 def _idempotency(ask: Ask, spec: ActionSpec, step: Step) -> Idempotency | None:

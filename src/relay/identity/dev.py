@@ -84,7 +84,7 @@ def dev_principal_for(facts: DevFacts) -> Principal | None:
 
 
 def needs_no_credential(facts: DevFacts) -> bool:
-    """Say whether a mode that skips a credential may do so: the conditions of :func:`dev_principal_for`, all of them."""
+    """Say whether a mode that skips a credential may: all the conditions of :func:`dev_principal_for`."""
     return _settings_allow(facts) and _request_is_local(facts)
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Final
 
+from relay.audit.approvals import cancelled_with_attempt
 from relay.audit.record import event
 from relay.catalog import Catalog
 from relay.core.clock import iso, now
@@ -132,16 +133,19 @@ def cancel_some(
         tx, workspace, principals=whose, actions=wanted, code="stopped", detail=detail, limit=AT_ONCE, at=at
     )
     for one in ended:
+        attempt = one.attempt
         tx.record(
             event(
                 "policy:kill_switch:cancelled",
                 workspace_id=workspace,
-                principal=one.principal_id,
-                request_id=one.request_id,
-                target=one.attempt_id,
-                action=one.action,
-                digest=one.digest,
+                principal=attempt.principal_id,
+                request_id=attempt.request_id,
+                target=attempt.id,
+                action=attempt.action,
+                digest=attempt.digest,
                 outcome=one.status,
             )
         )
+        if one.request is not None:
+            tx.record(cancelled_with_attempt(one.request, attempt))
     return len(cancelled) + len(ended)

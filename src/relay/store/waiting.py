@@ -32,17 +32,14 @@ _UNKNOWN: Final = 504
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An attempt whose waiting has ended without it being run."""
+    """An attempt, as it was, whose waiting has ended without it being run, and what it has come to.
 
-    attempt_id: str
-    workspace_id: str
-    principal_id: str
-    request_id: str
-    action: str
-    digest: str
+    ``request`` is the approval that was still pending and ended with it, as it was; None where there was none.
+    """
+
+    attempt: AttemptRow
     status: str
-    approval_id: str | None
-    run_id: str | None
+    request: ApprovalRow | None
 
 
 def end_waiting(
@@ -61,28 +58,18 @@ def end_waiting(
     to be tried again after an outcome that nobody knows ends as ``unknown`` instead: its effect may have happened.
     None when the attempt does not wait (any more), and then nothing has been written.
     """
-    repository = AttemptRepository(workspace_id)
-    row = _locked(tx, repository, workspace_id, attempt_id)
+    row = lock_waiting(tx, workspace_id, attempt_id)
     if row is None or row.status not in ("pending_approval", "ready"):
         return None
     if row.error_status == _UNKNOWN:
         status, error = "unknown", (row.error_code or "", row.error_detail or "", _UNKNOWN)
-    repository.end_waiting(tx, attempt_id, status=status, at=at, error=error)
-    if row.approval_id is not None:
-        ApprovalRepository(workspace_id).close(tx, row.approval_id, status=approval_status, at=at)
+    requests = ApprovalRepository(workspace_id)
+    request = None if row.approval_id is None else requests.lock(tx, row.approval_id)
+    AttemptRepository(workspace_id).end_waiting(tx, attempt_id, status=status, at=at, error=error)
+    pending = request is not None and requests.close(tx, request.id, status=approval_status, at=at)
     if row.run_id is not None and row.step_id is not None:
         RunRepository(workspace_id).resume_after_decision(tx, row.run_id, row.step_id, at)
-    return Ended(
-        attempt_id,
-        workspace_id,
-        row.principal_id,
-        row.request_id,
-        row.action,
-        row.digest,
-        status,
-        row.approval_id,
-        row.run_id,
-    )
+    return Ended(row, status, request if pending else None)
 
 
 def release(tx: Tx, approval: ApprovalRow, *, not_before: int, at: int) -> bool:
@@ -91,7 +78,7 @@ def release(tx: Tx, approval: ApprovalRow, *, not_before: int, at: int) -> bool:
     False when the approval is not pending or its attempt does not wait for it (any more); nothing has been written.
     """
     repository = AttemptRepository(approval.workspace_id)
-    row = _locked(tx, repository, approval.workspace_id, approval.attempt_id)
+    row = lock_waiting(tx, approval.workspace_id, approval.attempt_id)
     if approval.status != "pending" or row is None or row.status != "pending_approval":
         return False
     ApprovalRepository(approval.workspace_id).close(tx, approval.id, status="approved", at=at)
@@ -101,12 +88,16 @@ def release(tx: Tx, approval: ApprovalRow, *, not_before: int, at: int) -> bool:
     return True
 
 
-def _locked(tx: Tx, repository: AttemptRepository, workspace_id: str, attempt_id: str) -> AttemptRow | None:
-    """Return an attempt, kept from others. Its run is locked before it, as by whoever works on the run."""
+def lock_waiting(tx: Tx, workspace_id: str, attempt_id: str) -> AttemptRow | None:
+    """Return an attempt, kept from others until the transaction ends; None when there is none in the workspace.
+
+    Its run is locked before it, as by whoever works on the run, and its approval is to be locked after it: those who
+    take the same locks in one order never wait in a ring.
+    """
     run = tx.one(_RUN_OF, attempt=attempt_id, w=workspace_id)
     if run is not None and run[0] is not None:
         RunRepository(workspace_id).lock(tx, run[0])
-    return repository.row(tx, attempt_id)
+    return AttemptRepository(workspace_id).row(tx, attempt_id)
 
 
 def cancel_waiting(

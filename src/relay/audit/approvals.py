@@ -44,3 +44,15 @@ def request_event(
             "step_id": attempt.step_id,
         },
     )
+
+
+def cancelled_with_attempt(request: ApprovalRow, attempt: AttemptRow) -> EventDraft:
+    """Return the event of a request that ended since its attempt did."""
+    return request_event(
+        "cancelled",
+        request,
+        attempt=attempt,
+        status="cancelled",
+        principal=attempt.principal_id,
+        request_id=attempt.request_id,
+    )
