@@ -19,7 +19,7 @@ from relay.policy.entities import entities_of, request_of
 from relay.policy.inputs import DecisionInputs, encode_json
 from relay.policy.reach import Reach
 from relay.policy.source import Active
-from tests.policy_kit import CATALOG, inputs, step, who
+from tests.policy_kit import CATALOG, Uncounted, inputs, step, who
 
 POLICIES = 100
 ROUNDS = 7
@@ -77,7 +77,7 @@ def bare(policies: CompiledPolicies, asked: DecisionInputs) -> float:
 def whole(active: Active) -> float:
     """Return what a decision takes, from the step to the decision with its inputs, ten of them in a minute."""
     moments = itertools.count(now(), MINUTE // 10)
-    policy, asker = CedarPolicy(Source(active), REACH), who()
+    policy, asker = CedarPolicy(Source(active), REACH, Uncounted()), who()
     what = step("email.send", to=["zoe@elsewhere.example"], subject="s", text="t")
 
     async def many() -> float:

@@ -133,7 +133,7 @@ def house(tmp_path: Path) -> Path:
         (package / name).mkdir(parents=True)
         (package / name / "__init__.py").touch()
     (package / "__init__.py").touch()
-    (package / "app" / "__init__.py").write_text("import relay.connectors\n")
+    (package / "engine" / "__init__.py").write_text("import relay.connectors\n")
     return package
 
 

@@ -117,13 +117,22 @@ class Fleet:
             began = time.monotonic()
             try:
                 await member.process.start()
-            except DidNotStart:
+            except DidNotStart as error:
                 if self.database_up and began > self._last_outage:
-                    raise
+                    seconds = time.monotonic() - began
+                    raise DidNotStart(f"a {member.kind}, {seconds:.0f} s: {error}\n{self._sessions()}") from None
                 await asyncio.sleep(0.1)
             else:
                 member.up = True
                 return
+
+    def _sessions(self) -> str:
+        """Return what the database is doing for whom, and what they wait for."""
+        rows = self.database.query(
+            "SELECT pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid), left(query, 100) "
+            "FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        )
+        return "\n".join(map(str, rows))
 
     def _none_ended(self) -> None:
         """Fail where a process has ended that nobody killed, or did not start."""

@@ -5,6 +5,7 @@ from relay.policy.check import compile_policies, policy_schema
 from relay.policy.engine import CedarPolicy
 from relay.policy.reach import Reach
 from relay.policy.source import Active
+from tests.policy_kit import Uncounted
 
 NOTHING_DESTRUCTIVE = """
 permit (principal, action in [Relay::Action::"effect:read", Relay::Action::"effect:write"], resource);
@@ -23,4 +24,4 @@ class FixedPolicies:
 
 def cedar(text: str, catalog: Catalog) -> CedarPolicy:
     """Return a policy that decides by this text alone."""
-    return CedarPolicy(FixedPolicies(text, catalog), Reach())
+    return CedarPolicy(FixedPolicies(text, catalog), Reach(), Uncounted())

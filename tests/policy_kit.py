@@ -17,10 +17,12 @@ from relay.policy.engine import evaluate
 from relay.policy.inputs import DecisionInputs
 from relay.policy.reach import Reach
 from relay.policy.source import Active
+from relay.store.attempt_counts import Counts
 
 MONDAY_NOON = 1_736_769_600_000_000
 """2025-01-13 12:00 UTC."""
 REACH = Reach(("internal.example", "*.internal.example"), ("10.0.0.0/8", "opened.example:8443"))
+_NONE = Counts()
 INSIDE, OUTSIDE = "ann@internal.example", "zoe@elsewhere.example"
 
 
@@ -128,9 +130,23 @@ def probed(name: str, **shown: Any) -> tuple[ActionSpec, Step]:
     return step(name, shown=Shown(**sets))
 
 
-def inputs(principal: Principal, what: tuple[ActionSpec, Step], reach: Reach = REACH, **about: Any) -> DecisionInputs:
-    """Return what a decision is made upon."""
-    return inputs_of(principal, *what, Circumstances(**{"at": MONDAY_NOON, **about}), reach)
+class Uncounted:
+    """Counters for policies that look at none; it fails where they are read."""
+
+    async def counted(self, *_: Any, **__: Any) -> Counts:
+        raise AssertionError("counters were read for a decision that does not look at them")
+
+
+def inputs(
+    principal: Principal,
+    what: tuple[ActionSpec, Step],
+    reach: Reach = REACH,
+    counters: Counts | None = _NONE,
+    **about: Any,
+) -> DecisionInputs:
+    """Return what a decision is made upon; ``counters`` of None are not read."""
+    found = inputs_of(principal, *what, Circumstances(**{"at": MONDAY_NOON, **about}), reach)
+    return found if counters is None else found.with_counters(counters)
 
 
 def active(text: str, schema: CatalogSchema = SCHEMA) -> Active:

@@ -18,6 +18,7 @@ CONDITIONS = [
     "context.approvals > 1 || context.other_person",
     "context.recipient_count + 9223372036854775806 > 0",
     "principal.made_by.isEmpty()",
+    "context.counters.actions_today < 2 || context.counters.same_action_today > 0",
 ]
 PRINCIPALS = [
     "principal",

@@ -17,6 +17,7 @@ from relay.policy.engine import CedarPolicy
 from relay.policy.recorded import Recorded
 from relay.policy.replay import Flip, Replayed, Replays
 from relay.policy.versions import PolicyVersions
+from relay.store.attempt_counts import AttemptCounts
 from relay.store.target import Target
 from relay.store.vault import Vault
 from tests.keyring import REQUEST, Keyring, open_keyring
@@ -91,6 +92,6 @@ async def policy_world(
             ring,
             versions,
             Replays(ring.database, vault, schema),
-            CedarPolicy(versions, REACH),
+            CedarPolicy(versions, REACH, AttemptCounts(ring.database.reader)),
             Recorded(vault, retention),
         )

@@ -38,6 +38,7 @@ from relay.queue.choose import open_queue
 from relay.runs.plans import Plans
 from relay.runs.service import Runs
 from relay.settings import Settings, SettingsError
+from relay.store.attempt_counts import AttemptCounts
 from relay.store.retention import Purge
 from relay.store.writer import StoreUnavailable
 from relay.webhooks.deliver import Sender
@@ -62,7 +63,7 @@ class Engine:
         self.policy_schema = installed_schema(self.catalog, settings)
         self.policies = PolicyVersions(database, self.policy_schema, replay_required=settings.policy_replay_required)
         self.replays = Replays(database, house.vault, self.policy_schema)
-        self.policy = CedarPolicy(self.policies, installed_reach(settings))
+        self.policy = CedarPolicy(self.policies, installed_reach(settings), AttemptCounts(database.reader))
         self.limits = LimitService(settings, house.installation.id, lambda tag: note(house, tag))
         self.queue = open_queue(house.target, settings.run_concurrency)
         self.kill_switch = KillSwitch(database, self.catalog)

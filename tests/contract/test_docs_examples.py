@@ -21,7 +21,7 @@ from relay.egress.http import HttpClient
 from relay.egress.policy import EgressPolicy
 from relay.store.target import Target
 from relay.surface.declare import Routes
-from tests.docs_reading import ADDRESS, EXECUTED, checkout, differs, fences, run_examples, section
+from tests.docs_reading import ADDRESS, EXECUTED, checkout, differs, fences, read, run_examples, section
 from tests.gateway import open_gateway
 from tests.inbox import smtp_inbox
 from tests.outside import OK, http_server
@@ -45,6 +45,7 @@ async def test_examples_print_what_is_shown(name: str, tmp_path: Path) -> None:
 async def test_real_mail_as_the_quick_start_shows_it(tmp_path: Path) -> None:
     text = section("docs/quickstart.md", "Real mail")
     start, ask, result = [fence for fence in fences("docs/quickstart.md") if fence.text in text]
+    functions = re.findall(r"^\w+\(\) \{.*\}$", read("docs/quickstart.md"), re.MULTILINE)
     *assignments, make, run = start.text.split()
     env = dict(assignment.split("=", 1) for assignment in assignments)
     assert (make, run) == ("make", "run")
@@ -53,8 +54,8 @@ async def test_real_mail_as_the_quick_start_shows_it(tmp_path: Path) -> None:
     async with smtp_inbox() as inbox:
         _write_secret(home / env["SMTP_URL_FILE"], f"smtp://127.0.0.1:{inbox.port}")
         async with gateway_process(home, env=env) as gateway:
-            _write_secret(home / "agent.key", f"Authorization: Bearer {gateway.first_key}")
-            script = ask.text.replace(ADDRESS, gateway.url)
+            _write_secret(home / "person.key", f"Authorization: Bearer {gateway.first_key}")
+            script = "\n".join([*functions, ask.text]).replace(ADDRESS, gateway.url)
             ran = await asyncio.to_thread(
                 subprocess.run, ["sh", "-euc", script], cwd=home, env=gateway.env, check=True, capture_output=True
             )

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.outside import HttpServer, answer, http_server, read_request
-from tests.process import DidNotStart, GatewayProcess, bare_environment, eventually, gateway_process
+from tests.process import DidNotStart, GatewayProcess, bare_environment, gateway_process
 
 KEY_FILES = {"secret_key": "SECRET_KEY", "encryption_key": "OAUTH_ENCRYPTION_KEY"}
 
@@ -113,25 +113,26 @@ async def test_the_lines_that_a_first_start_prints_work_as_pasted(tmp_path: Path
     command.chmod(0o755)
     async with gateway_process(tmp_path, env={"PATH": f"{bin_folder}:/usr/bin:/bin"}) as gateway:
         lines = [line[4:] for line in gateway.out.splitlines() if line.startswith("    ") and "relay_sk_" not in line]
-        assert len(lines) == 4
-        outputs = []
-        for line in lines:
+        (approving,) = [place for place, line in enumerate(lines) if "/approve" in line]
+        functions = [line for line in lines if "() {" in line]
+
+        async def paste(pasted: list[str]) -> str:
+            command = ["/bin/sh", "-e", "-c", "\n".join(pasted)]
             ended = await asyncio.to_thread(
-                subprocess.run,
-                ["/bin/sh", "-e", "-c", line],
-                cwd=tmp_path,
-                env=gateway.env,
-                capture_output=True,
-                text=True,
-                timeout=30,
+                subprocess.run, command, cwd=tmp_path, env=gateway.env, capture_output=True, text=True, timeout=60
             )
-            assert ended.returncode == 0, f"{line}\n{ended.stdout}{ended.stderr}"
-            outputs.append(ended.stdout)
-            if "/ai/execute" in line:
-                await eventually(lambda: asyncio.to_thread(delivered, gateway))
-        _, plan, executed, listed = outputs
-        assert '"email.send"' in plan and '"run_id":"run_' in executed and "gate:action:outcome" in listed
-        assert (tmp_path / "agent.key").stat().st_mode & 0o777 == 0o600
+            assert ended.returncode == 0, ended.stdout + ended.stderr
+            return ended.stdout
+
+        waits = await paste(lines[:approving])
+        assert '"decision":"require_approval"' in waits and '"run_id":"run_' in waits
+        assert '"status":"pending"' in waits and "Hello from Relay" in waits.splitlines()[-1]
+        assert delivered(gateway) == []
+        for file in ("agent.key", "person.key"):
+            assert (tmp_path / file).stat().st_mode & 0o777 == 0o600
+        ends = await paste([*functions, *lines[approving:]])
+        assert '"approval_status":"approved"' in ends and ends.count('"status":"succeeded"') == 2
+        assert "approvals:request:approved" in ends and "gate:action:outcome" in ends
         (message,) = delivered(gateway)
         assert "Hello from Relay" in message.read_text()
 
@@ -151,9 +152,17 @@ async def test_demo_walks_the_whole_path_and_leaves_nothing(tmp_path: Path) -> N
         timeout=90,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    for said in ("1. ", "2. ", "3. ", "4. ", "5. ", "email.send", "gate:action:outcome", "verified: ok=True"):
-        assert said in ended.stdout
-    assert ended.stdout.count("  succeeded") >= 2
+    said = ended.stdout
+    for step in ("1. ", "2. ", "3. ", "4. ", "5. ", "6. ", "7. ", "verified: ok=True"):
+        assert step in said
+    refused, approved = said.index("the agent approves: 403"), said.index("approvals:request:approved")
+    assert said.index("require_approval") < said.index("pending_approval") < refused < approved
+    assert "Message-ID: " in said[:refused] and said.index("To: you@example.com  Subject: First mail") > refused
+    assert re.findall(r"s\d  (\w+)  attempt", said) == ["succeeded", "pending_approval", "succeeded", "succeeded"]
+    assert re.findall(r"gate:action:outcome +(\S+) +(\w+)", said) == [
+        ("relay.echo", "succeeded"),
+        ("email.send", "succeeded"),
+    ]
     assert not re.search(r"relay_sk_\w{20}", ended.stdout)
     assert list(tmp_path.iterdir()) == []
 

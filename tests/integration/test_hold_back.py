@@ -5,8 +5,10 @@ from pathlib import Path
 
 from relay.store.tables import attempts
 from relay.store.target import Target
-from tests.approvals_kit import Office, open_office
+from tests.approvals_kit import PATIENCE, Office, open_office
 from tests.integration.test_actions import alter
+from tests.redis_server import RedisServer
+from tests.sink import open_sink
 
 SEND = "deed.send"
 
@@ -86,3 +88,23 @@ async def test_what_is_held_back_is_looked_at_again_when_it_begins(target: Targe
         ended = await office.ended(held["attempt_id"])
         assert (ended["status"], ended["error"]["code"]) == ("denied", "denied")
         assert office.deeds.done == []
+
+
+async def test_what_is_due_while_nothing_can_be_counted_waits_for_that(
+    target: Target, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    settings = {"HOLD_BACK_SECONDS": "3600", "RATE_LIMIT_ACTIONS": "webhook.save=100/60"}
+    async with (
+        open_sink() as sink,
+        open_office(target, tmp_path / "data", REDIS_URL=redis_server.url, **settings, **sink.allowed) as office,
+    ):
+        held = (await office.gateway.post("/actions/execute", sink.webhook(), key=office.owner)).expect(202)
+        redis_server.kill()
+        await due(office, held["attempt_id"])
+        async with asyncio.timeout(PATIENCE):
+            while (seen := await office.attempt(held["attempt_id"]))["held_until"] is None:
+                await asyncio.sleep(0.05)
+        assert (seen["status"], sink.requests) == ("running", [])
+        redis_server.start()
+        assert (await office.ended(held["attempt_id"]))["status"] == "succeeded"
+        assert len(sink.requests) == 1

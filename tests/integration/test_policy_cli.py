@@ -9,21 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from relay.core.clock import DAY, now
 from relay.house import open_house
 from relay.identity.operator import operator
 from relay.policy.default import DEFAULT_TEXT
 from relay.policy.recorded import Recorded
+from relay.settings import load_settings
+from relay.store.query import Query
+from relay.store.tables import attempts
 from relay.store.target import Target
 from tests.audit_kit import own
 from tests.gateway import environment, settings_for
+from tests.integration.test_policy_counters import row
 from tests.keyring import REQUEST
 from tests.policy_kit import inputs, step, who
 from tests.policy_world import ALL, NONE, READS
 
 TOP = Path(__file__).parents[2]
 BROKEN = f'{ALL}\n  permit (principal, action == Relay::Action::"no.such", resource);'
+FEW = '@id("few") permit (principal, action, resource) when { context.counters.actions_today < 3 };'
 CASES = """
 policies = "policies.cedar"
 
@@ -215,8 +221,6 @@ def _installed(relay: Commands) -> str:
     given = {name: value for name, value in relay.environment.items() if name not in ("PATH", "PYTHONPATH", "HOME")}
 
     async def make() -> str:
-        from relay.settings import load_settings
-
         async with open_house(load_settings(given, relay.folder)) as house:
             record, _ = await house.api_keys.create(
                 operator(), workspace="acme", kind="agent", scopes=["actions:execute"], request_id=REQUEST
@@ -276,6 +280,43 @@ def test_explain(relay: Commands) -> None:
     assert wrong["status"] == 1 and wrong["err"]
 
 
+def test_cases_say_what_was_counted(relay: Commands) -> None:
+    relay.write("few.cedar", FEW)
+    case = '[[case]]\nname = "{}"\naction = "relay.echo"\nparams = {{ message = "m" }}\ncontext = {}\nexpect = "{}"\n'
+    cases = [
+        case.format("none", "{}", "allow"),
+        case.format("two", "{ counters = { actions_today = 2, actions_last_hour = 9 } }", "allow"),
+        case.format("three", "{ counters = { actions_today = 3 } }", "deny"),
+    ]
+    relay.write("few.toml", 'policies = "few.cedar"\n' + "".join(cases))
+    relay.write("odd.toml", case.format("odd", "{ counters = { actions = 3 } }", "deny"))
+    passed, odd = relay.several(("test", "few.toml"), ("test", "odd.toml", "--policies", "few.cedar"))
+    assert (passed["status"], passed["out"]) == (0, "3 of 3 cases passed\n"), passed
+    assert odd["status"] == 1 and "/case/0/context/counters/actions: " in odd["err"]
+
+
+async def _attempts(relay: Commands, key_id: str, count: int) -> None:
+    given = {name: value for name, value in relay.environment.items() if name not in ("PATH", "PYTHONPATH", "HOME")}
+    rows = [row(number, now(), workspace_id="acme", principal_id=key_id) for number in range(count)]
+    async with open_house(load_settings(given, relay.folder)) as house:
+        await house.database.writer.run(lambda tx: tx.many(Query(insert(attempts)), rows))
+
+
+def test_explain_reads_the_real_counters(relay: Commands) -> None:
+    key = _installed(relay)
+    asyncio.run(_attempts(relay, key, 3))
+    relay.write("few.cedar", FEW)
+    echo = {"action": "relay.echo", "params": {"message": "hi"}}
+    command = ("explain", "-", "--key", key, "--policies", "few.cedar")
+    supposed = ("explain", "-", "-w", "acme", "--policies", "few.cedar")
+    as_key, nobody = relay.several(command, supposed, given=json.dumps(echo))
+    assert as_key["out"].startswith("deny by draft@0\n") and nobody["out"].startswith("allow by draft@0\n")
+    made_up = relay.one(*command, given=json.dumps({**echo, "context": {"counters": {"actions_today": 0}}}))
+    assert made_up["status"] == 1 and "/context/counters" in made_up["err"]
+    earlier = relay.one(*command, given=json.dumps({**echo, "context": {"at": "2020-01-02T03:04:05Z"}}))
+    assert earlier["out"].startswith("allow by draft@0\n")
+
+
 async def _decisions(target: Target, data_dir: Path, count: int) -> None:
     async with open_house(settings_for(target, data_dir)) as house:
         await house.api_keys.create(
@@ -287,7 +328,7 @@ async def _decisions(target: Target, data_dir: Path, count: int) -> None:
 
         for _ in range(count):
             decision = Decision(
-                "allow", "builtin:default", 0, 'Allowed by "reads".', inputs=inputs(agent, what).encode()
+                "allow", "builtin:default", 0, 'Allowed by "reads".', inputs=inputs(agent, what, counters=None).encode()
             )
             prepared = recorded.prepare(agent, what[0], decision, "execute", now())
             assert prepared is not None
@@ -304,14 +345,17 @@ async def test_replay(target: Target, relay: Commands) -> None:
         ("replay", "none.cedar", "-w", "acme", "--fail-on-flip"),
         ("replay", "policies.cedar", "-w", "acme", "--fail-on-flip", "--json"),
         ("replay", "broken.cedar", "-w", "acme"),
+        ("replay", "few.cedar", "-w", "acme", "--fail-on-flip"),
     ]
-    text, told, failed, same, refused = await asyncio.to_thread(relay.several, *commands)
+    relay.write("few.cedar", FEW)
+    text, told, failed, same, refused, few = await asyncio.to_thread(relay.several, *commands)
     assert text["status"] == 0
     assert text["out"].count("allow -> deny") == 3 and 'now: Forbidden by "none".' in text["out"]
     assert text["out"].endswith("3 from allow to deny\n3 of 3 decisions would flip\n")
     found = json.loads(told["out"])
     assert (found["replayed"], found["flips"], len(found["items"])) == (3, 3, 3)
     assert {item["to"]["policies"][0] for item in found["items"]} == {"none"}
+    assert (few["status"], few["out"]) == (0, "0 of 0 decisions would flip, 3 not judged: decided without counters\n")
     assert failed["status"] == 1
     assert same["status"] == 0 and json.loads(same["out"])["items"] == []
     assert refused["status"] == 1 and "broken.cedar:2:" in refused["err"]

@@ -152,7 +152,7 @@ async def test_every_action_of_the_catalogue_wants_a_permit(tmp_path: Path) -> N
 
 async def run(step: Step, world: World) -> Any:
     spec = poke_connector().actions[ACTION]
-    intent = Intent(WHO, ASK, spec, step, ALLOWED)
+    intent = Intent(WHO, ASK, spec, step, ALLOWED, 0)
     return await execute(intent, world, attempt_id="att_1", deadline=permit_for().deadline)
 
 
@@ -176,7 +176,7 @@ async def test_a_permit_that_was_not_redeemed_is_withdrawn() -> None:
 
     # As a connector would be that did not come through its decorator.
     object.__setattr__(spec, "handler", keeps)
-    intent = Intent(WHO, ASK, spec, make_step(ACTION, Poke()), ALLOWED)
+    intent = Intent(WHO, ASK, spec, make_step(ACTION, Poke()), ALLOWED, 0)
     await execute(intent, None, attempt_id="att_1", deadline=permit_for().deadline)
     with pytest.raises(PermitRefused):
         await POKE(kept[0], Poke(), World())

@@ -20,7 +20,19 @@ from relay.policy.default import DEFAULT_TEXT
 from relay.policy.engine import CedarPolicy, evaluate
 from relay.policy.source import Active
 from relay.policy.text import MAX_NESTING, MAX_OPERATORS
-from tests.policy_kit import MONDAY_NOON, OUTSIDE, REACH, SCHEMA, active, decided, inputs, probed, step, who
+from tests.policy_kit import (
+    MONDAY_NOON,
+    OUTSIDE,
+    REACH,
+    SCHEMA,
+    Uncounted,
+    active,
+    decided,
+    inputs,
+    probed,
+    step,
+    who,
+)
 
 ANY = "permit(principal, action, resource)"
 FAILING = [
@@ -101,11 +113,13 @@ async def test_the_gate_takes_whatever_is_raised_for_a_denial() -> None:
         async def active(self, workspace_id: str) -> Active:
             raise RuntimeError("canary-in-an-error")
 
-    found = await decide(CedarPolicy(Failing(), REACH), who(), *WHAT, Circumstances(MONDAY_NOON))
+    found = await decide(CedarPolicy(Failing(), REACH, Uncounted()), who(), *WHAT, Circumstances(MONDAY_NOON))
     assert (found.effect, found.policy_id) == ("deny", "builtin:error")
     assert "canary" not in found.reason
     too_large = probed("probe.write", amount=2**60)
-    found = await decide(CedarPolicy(_Open(), REACH), who("person"), *too_large, Circumstances(MONDAY_NOON))
+    found = await decide(
+        CedarPolicy(_Open(), REACH, Uncounted()), who("person"), *too_large, Circumstances(MONDAY_NOON)
+    )
     assert found.effect == "deny"
 
 

@@ -8,6 +8,7 @@ import pytest
 from relay.policy.check import compile_policies
 from relay.policy.default import DEFAULT_TEXT
 from relay.policy.engine import evaluate
+from relay.store.attempt_counts import Counts
 from tests.docs_reading import section
 from tests.policy_kit import MONDAY_NOON, OUTSIDE, SCHEMA, active, inputs, probed, step, who
 
@@ -46,6 +47,14 @@ CASES: dict[str, list[tuple[Any, Any, dict[str, Any], str]]] = {
         (who("person"), mail(*(f"a{n}@b.example" for n in range(21))), {"approvals": 1}, "allow"),
         (who("person"), mail(OUTSIDE, size=1_000_000), {}, "allow"),
         (who("person"), mail(OUTSIDE, size=1_000_001), {}, "require_approval"),
+    ],
+    "An agent's 51st mail of the day": [
+        (who(), mail("ann@internal.example"), {"counters": Counts(same_action_today=49)}, "allow"),
+        (who(), mail("ann@internal.example"), {"counters": Counts(900, 900, 49)}, "allow"),
+        (who(), mail("ann@internal.example"), {"counters": Counts(same_action_today=50)}, "require_approval"),
+        (who(), mail("ann@internal.example"), {"counters": Counts(same_action_today=50), "approvals": 1}, "allow"),
+        (who("person"), mail("ann@internal.example"), {"counters": Counts(same_action_today=50)}, "allow"),
+        (who(), step("relay.echo", message="x"), {"counters": Counts(same_action_today=50)}, "allow"),
     ],
     "Working hours": [
         (who(), mail("ann@internal.example"), {}, "allow"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cedarpy import Decision as CedarDecision
 from cedarpy import Entities, is_authorized
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.canonical import canonical_json
@@ -27,6 +27,7 @@ from tests.policy_kit import (
     OUTSIDE,
     REACH,
     SCHEMA,
+    Uncounted,
     active,
     decided,
     inputs,
@@ -160,7 +161,7 @@ def test_policies_are_named_in_the_order_of_the_text() -> None:
 
 
 async def test_a_decision_can_be_made_again_from_its_inputs() -> None:
-    policy = CedarPolicy(DefaultPolicies(SCHEMA), REACH)
+    policy = CedarPolicy(DefaultPolicies(SCHEMA), REACH, Uncounted())
     what = step("email.send", to=[OUTSIDE, INSIDE], subject="canary subject", text="canary text")
     made = await policy.decide(who(), *what, Circumstances(MONDAY_NOON, client="2001:db8::7"))
     assert made.effect == "require_approval" and made.inputs
@@ -195,6 +196,7 @@ def test_inputs_that_were_not_recorded_are_refused(broken: Any) -> None:
         decode_inputs(broken if isinstance(broken, bytes) else json.dumps(members).encode())
 
 
+@settings(deadline=None)
 @given(text=POLICIES, asker=ASKERS, what=STEPS, about=ABOUT)
 def test_slicing_changes_nothing(text: str, asker: Principal, what: Any, about: dict[str, Any]) -> None:
     """Cedar over the whole text and the whole context, validated against the schema, says the same."""
@@ -223,6 +225,7 @@ def test_slicing_changes_nothing(text: str, asker: Principal, what: Any, about: 
         assert decision.effect == "deny"
 
 
+@settings(deadline=None)
 @given(text=POLICIES, asked=st.lists(st.tuples(ASKERS, STEPS, ABOUT), min_size=2, max_size=8))
 def test_remembering_changes_nothing(text: str, asked: list[tuple[Principal, Any, dict[str, Any]]]) -> None:
     shared = active(text)
@@ -264,9 +267,9 @@ async def test_a_source_that_fails_raises() -> None:
             raise LookupError(workspace_id)
 
     with pytest.raises(LookupError):
-        await CedarPolicy(Failing(), REACH).decide(who(), *WRITE, Circumstances(MONDAY_NOON))
+        await CedarPolicy(Failing(), REACH, Uncounted()).decide(who(), *WRITE, Circumstances(MONDAY_NOON))
     with pytest.raises(LookupError):
-        await CedarPolicy(Failing(), REACH).could_run(who(), spec("probe.read"))
+        await CedarPolicy(Failing(), REACH, Uncounted()).could_run(who(), spec("probe.read"))
 
 
 async def test_each_workspace_is_decided_by_its_own_policies() -> None:
@@ -274,7 +277,7 @@ async def test_each_workspace_is_decided_by_its_own_policies() -> None:
         async def active(self, workspace_id: str) -> Active:
             return active(f"{ANY};" if workspace_id == "open" else DEFAULT_TEXT)
 
-    policy = CedarPolicy(Two(), REACH)
+    policy = CedarPolicy(Two(), REACH, Uncounted())
     made = await asyncio.gather(
         *(policy.decide(who(workspace_id=name), *WRITE, Circumstances(MONDAY_NOON)) for name in ("open", "default"))
     )

@@ -118,6 +118,7 @@ def test_the_context_s_values() -> None:
         "internal": False,
         "untrusted_content": True,
         "client_address": {"__extn": {"fn": "ip", "arg": "203.0.113.9"}},
+        "counters": {"actions_today": 0, "actions_last_hour": 0, "same_action_today": 0},
         "credential": {"kind": "api_key"},
         "params": {"amount": 3, "label": "l", "tags": ["a", "b"], "urgent": False},
         "time": {
@@ -145,6 +146,9 @@ def test_what_is_not_what_was_declared_raises() -> None:
 
 
 NESTED = {
+    "counters.actions_today": "Long",
+    "counters.actions_last_hour": "Long",
+    "counters.same_action_today": "Long",
     "credential.kind": "String",
     "credential.age_minutes": "Long, optional",
     "time.now": "datetime",
@@ -158,7 +162,7 @@ def test_the_documentation_has_every_name_and_type() -> None:
     context, _, actions = section("docs/policies.md", "The schema").partition("| action | `context.params` |")
     documented = dict(re.findall(r"^\| `([a-z_.]+[a-z])` \| ([A-Za-z, ]+) \|", context, re.MULTILINE))
     written = {"Set<String>": "Set of String"}
-    flat = {name: kind for name, kind in CONTEXT.items() if kind not in ("Credential", "Time")}
+    flat = {name: kind for name, kind in CONTEXT.items() if kind not in ("Counters", "Credential", "Time")}
     assert documented == {
         "params": "record",
         **NESTED,

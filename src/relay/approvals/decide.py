@@ -24,7 +24,7 @@ from relay.store.writer import Tx
 COMMENT: Final = "approval-comment"
 WITHDRAWN: Final = ("withdrawn", "The request for approval was withdrawn.", 403)
 
-Wake = Callable[[str], Awaitable[None]]
+Wake = Callable[[str, str | None], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class Decisions:
     """Decides about requests; every method is scoped to the principal's workspace.
 
     ``retention`` is how long comments are kept (microseconds); ``hold_back`` for how many seconds an irreversible
-    action waits after it was approved. ``wake`` has an attempt that is ready begin.
+    action waits after it was approved. ``wake`` has an attempt that is ready begin, and its run
+    go on.
     """
 
     def __init__(
@@ -99,14 +100,16 @@ class Decisions:
             raise DigestMismatch("This is not the digest of the step that waits; look at the request again.")
         _require_pending(request.status)
         if wish.decision == "deny":
-            return await self._settle(principal, request, wish, None)
+            denied = await self._settle(principal, request, wish, None)
+            await self._wake(denied.attempt_id, attempt.run_id)
+            return denied
         ended = await self._ended_approvers(request)
         outlook = await self._outlook(principal, request, attempt, ended)
         if outlook.refusal is not None:
             return await self._refused(request, outlook, principal, wish)
         done = await self._settle(principal, request, wish, outlook, ended)
-        if done.status == "approved":
-            await self._wake(done.attempt_id)
+        if done.status != "pending":
+            await self._wake(done.attempt_id, attempt.run_id)
         return done
 
     async def withdraw(self, principal: Principal, approval_id: str, request_id: str) -> Decided:

@@ -231,9 +231,11 @@ def explain(
 async def _explained(
     house: "House", question: Any, key: str | None, supposed: Any, policies: Path | None
 ) -> "Decision":
-    from relay.cli.policy_cases import ask
+    from relay.cli.policy_cases import put
+    from relay.policy.engine import evaluate
     from relay.policy.source import Active
     from relay.policy.versions import PolicyVersions
+    from relay.store.attempt_counts import AttemptCounts
 
     desk, circumstances = open_desk(house.settings), question.context.circumstances()
     principal = supposed.principal(circumstances.at)
@@ -248,9 +250,17 @@ async def _explained(
     else:
         active = await PolicyVersions(house.database, desk.schema).active(principal.workspace_id)
     try:
-        return ask(question, principal, circumstances, desk, active)
+        asked = put(question, principal, circumstances, desk)
     except Invalid as error:
         end_refused("", error)
+    counts = await AttemptCounts(house.database.reader).counted(
+        principal.workspace_id,
+        principal.id,
+        question.action,
+        at=circumstances.at,
+        asked_at=circumstances.asked_at,
+    )
+    return evaluate(asked.with_counters(counts), active)
 
 
 def _show_decision(decision: "Decision", as_json: bool) -> None:

@@ -18,7 +18,9 @@ from relay.gate.validate import known_action, make_step, valid_params
 from relay.policy.compiled import CompiledPolicies
 from relay.policy.context import inputs_of
 from relay.policy.engine import evaluate
+from relay.policy.inputs import DecisionInputs
 from relay.policy.source import Active
+from relay.store.attempt_counts import MOST_COUNTED, Counts
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 _SUPPOSED: Final = "supposed"
@@ -84,7 +86,32 @@ class When(_In):
     def circumstances(self) -> Circumstances:
         """Return what the policy is told."""
         at = now() if self.at is None else int(self.at.timestamp()) * MICROSECONDS + self.at.microsecond
-        return Circumstances(at, self.client, self.approvals, self.other_person, self.untrusted_content)
+        return Circumstances(
+            at,
+            self.client,
+            self.approvals,
+            self.other_person,
+            self.untrusted_content,
+            asked_at=None if self.at is None else at,
+        )
+
+
+class Counted(_In):
+    """How much the principal of a case has done."""
+
+    actions_today: Annotated[int, Field(ge=0, le=MOST_COUNTED)] = 0
+    actions_last_hour: Annotated[int, Field(ge=0, le=MOST_COUNTED)] = 0
+    same_action_today: Annotated[int, Field(ge=0, le=MOST_COUNTED)] = 0
+
+
+class Supposed(When):
+    """What is supposed besides in a case, which has no database to count in."""
+
+    counters: Counted = Counted()
+
+    def counts(self) -> Counts:
+        """Return what the policy is told of them."""
+        return Counts(**self.counters.model_dump())
 
 
 class Question(_In):
@@ -100,6 +127,7 @@ class Case(Question):
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     principal: Who = Who()
+    context: Supposed = Supposed()
     expect: Literal["allow", "deny", "require_approval"]
     approvers: Annotated[int, Field(ge=1, le=5)] | None = None
     other_person: bool | None = None
@@ -137,11 +165,11 @@ def told(error: ValidationError) -> str:
     return "; ".join(f"{pointer_of(item['loc']) or '/'}: {item['msg']}" for item in found[:10])
 
 
-def ask(question: Question, principal: Principal, circumstances: Circumstances, desk: Desk, active: Active) -> Decision:
-    """Return the decision about a question; 422 for an action or parameters that are none."""
+def put(question: Question, principal: Principal, circumstances: Circumstances, desk: Desk) -> DecisionInputs:
+    """Return what a question is decided upon, without counters; 422 for an action or parameters that are none."""
     spec = known_action(desk.catalog, question.action)
     step = make_step(principal, spec, valid_params(spec, question.params))
-    return evaluate(inputs_of(principal, spec, step, circumstances, desk.reach), active)
+    return inputs_of(principal, spec, step, circumstances, desk.reach)
 
 
 def try_case(case: Case, desk: Desk, policies: CompiledPolicies) -> Tried:
@@ -149,10 +177,11 @@ def try_case(case: Case, desk: Desk, policies: CompiledPolicies) -> Tried:
     circumstances = case.context.circumstances()
     principal = case.principal.principal(circumstances.at)
     try:
-        decision = ask(case, principal, circumstances, desk, Active(_SUPPOSED, 0, policies))
+        asked = put(case, principal, circumstances, desk).with_counters(case.context.counts())
     except Invalid as error:
         places = "; ".join(f"{found['pointer']}: {found['message']}" for found in error.extensions["errors"])
         return Tried(case.name, None, places)
+    decision = evaluate(asked, Active(_SUPPOSED, 0, policies))
     return Tried(case.name, decision, _difference(case, decision))
 
 

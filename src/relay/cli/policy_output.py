@@ -37,7 +37,8 @@ class ReplayOutput:
         for (before, after), count in sorted(found.transitions.items()):
             typer.echo(f"{count} from {before} to {after}")
         unreadable = f", {found.unreadable} could not be read" if found.unreadable else ""
-        typer.echo(f"{found.flips} of {found.replayed} decisions would flip{unreadable}")
+        lacking = f", {found.not_judged} not judged: decided without counters" if found.not_judged else ""
+        typer.echo(f"{found.flips} of {found.replayed} decisions would flip{unreadable}{lacking}")
 
 
 def _words(ruling: Ruling) -> str:

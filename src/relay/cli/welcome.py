@@ -15,17 +15,28 @@ It is shown this once and stored nowhere in readable form; keep it in a password
 
     {key}
 
-Four lines for another terminal in this folder: make an agent key, plan, execute, read the audit trail.
+Paste this into another terminal in this folder. An agent plans a mail and has it executed; the run waits until a
+person has looked at exactly what would be sent and agrees; then it is sent, once, and the record tells all of it.
+
 """
 
-_JSON: Final = "curl -sS -H @agent.key -H 'Content-Type: application/json'"
+_HEADER: Final = "--quiet | sed 's/^/Authorization: Bearer /'"
+_CALL: Final = """-H 'Content-Type: application/json' "URL/$@"; }"""
 _PROMPT: Final = r'{"prompt":"Send an email to you@example.com about \"First mail\" saying \"Hello from Relay\""}'
-# The key goes from a pipe into a file that curl reads its header from: it stands in no process list.
+# The keys go from a pipe into files that curl reads its headers from: they stand in no process list.
 _FIRST_STEPS: Final = (
-    "umask 077; RELAY key create --workspace default --scope actions:preview --scope actions:execute --quiet"
-    " | sed 's/^/Authorization: Bearer /' > agent.key",
-    f"{_JSON} -d '{_PROMPT}' URL/ai/plan | tee plan.json; echo",
-    rf"""{_JSON} -d "{{\"plan_id\":\"$(sed 's/.*"plan_id":"\([^"]*\)".*/\1/' plan.json)\"}}" URL/ai/execute; echo""",
+    "umask 077; RELAY key create --workspace default --scope actions:preview --scope actions:execute"
+    f" {_HEADER} > agent.key",
+    f"RELAY key create --workspace default --kind person --scope approver {_HEADER} > person.key",
+    f"agent() {{ curl -sS -H @agent.key {_CALL}",
+    f"person() {{ curl -sS -H @person.key {_CALL}",
+    r"""field() { sed "s/.*\"$1\":\"\([^\"]*\)\".*/\1/" "$2"; }""",
+    f"agent ai/plan -d '{_PROMPT}' | tee plan.json; echo",
+    r"""agent ai/execute -d "{\"plan_id\":\"$(field plan_id plan.json)\"}" | tee run.json; echo""",
+    'until person "approvals?status=pending" | tee waiting.json | grep "$(field run_id run.json)"; do sleep 1; done',
+    'person "approvals/$(field approval_id waiting.json)/approve"'
+    r""" -d "{\"digest\":\"$(field digest waiting.json)\"}"; echo""",
+    'agent "ai/jobs/$(field run_id run.json)/events"',
     "RELAY audit list",
 )
 
@@ -37,7 +48,7 @@ def welcome(settings: Settings, first_key: str | None, host: str, port: int) -> 
         sys.stdout.write(_FIRST_KEY.format(key=first_key))
         command = _command(settings)
         for line in _FIRST_STEPS:
-            sys.stdout.write(f"\n    {line.replace('RELAY', command).replace('URL', url)}\n")
+            sys.stdout.write(f"    {line.replace('RELAY', command).replace('URL', url)}\n")
         sys.stdout.write("\n")
     sys.stdout.write(f"relay listens on {url} (data in {settings.data_dir}); Ctrl-C stops it\n")
     sys.stdout.flush()

@@ -10,6 +10,7 @@ class Circumstances:
     ``at`` is in microseconds. ``client`` is the caller's address as text, empty when unknown. ``approvals`` counts the
     persons who have agreed to this very step; ``other_person`` says that one of them at least had no part in making the
     requester's credential. ``untrusted_content`` says that content from outside may have had a say in the step.
+    ``asked_at`` is when a step was asked for that has waited since, None for one that is asked for now.
     """
 
     at: int
@@ -17,3 +18,4 @@ class Circumstances:
     approvals: int = 0
     other_person: bool = False
     untrusted_content: bool = False
+    asked_at: int | None = None

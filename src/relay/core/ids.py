@@ -39,6 +39,11 @@ def new_id(kind: Kind) -> str:
     return f"{kind}_{time.time_ns() // 1_000_000:012x}{os.urandom(_RANDOM_BYTES).hex()}"
 
 
+def first_id(kind: Kind, at: int) -> str:
+    """Return a bound: ids made before the millisecond of ``at``, in microseconds, are below it, all others above."""
+    return f"{kind}_{at // 1000:012x}"
+
+
 def id_milliseconds(value: str) -> int:
     """Return the Unix milliseconds that :func:`new_id` put into ``value``; ValueError for anything else."""
     _, _, rest = value.partition("_")

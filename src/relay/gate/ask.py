@@ -50,7 +50,9 @@ class Idempotency:
 class Intent:
     """One action on its way through the gate: who wants what, why they ask, and what policy says.
 
-    ``seen_version`` is the version that was found of what the step changes, None where there is none to find.
+    ``asked_at`` is the moment of the first decision about it, in microseconds: later ones count what the principal has
+    done as of then. ``seen_version`` is the version that was found of what the step changes, None where there is none
+    to find.
     """
 
     principal: Principal
@@ -58,6 +60,7 @@ class Intent:
     spec: ActionSpec
     step: Step
     decision: Decision
+    asked_at: int
     idempotency: Idempotency | None = None
     seen_version: str | None = None
 

@@ -5,24 +5,30 @@ from typing import Self
 
 from pydantic_core import from_json, to_json
 
-from relay.gate.ask import Ask
+from relay.gate.ask import Ask, Intent
 from relay.store.attempts import AttemptRow
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The circumstances of the asking. ``seen_version`` is what the preview found; see ``Intent``."""
+    """The circumstances of the asking. ``seen_version`` is what the preview found, ``asked_at`` when it was decided
+    about first; see ``Intent``.
+    """
 
     client: str
     untrusted_content: bool
     tries_allowed: int
     timeout: float | None
     seen_version: str | None
+    asked_at: int
 
     @classmethod
-    def of(cls, ask: Ask, seen_version: str | None) -> Self:
-        """Return what an ask leaves to be known."""
-        return cls(ask.client, ask.untrusted_content, ask.tries_allowed, ask.timeout, seen_version)
+    def of(cls, intent: Intent) -> Self:
+        """Return what an intent leaves to be known."""
+        ask = intent.ask
+        return cls(
+            ask.client, ask.untrusted_content, ask.tries_allowed, ask.timeout, intent.seen_version, intent.asked_at
+        )
 
     def sealed_form(self) -> bytes:
         """Return JSON for the envelope."""

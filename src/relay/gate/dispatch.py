@@ -7,12 +7,11 @@ from typing import Final
 
 from relay.core.clock import now
 from relay.gate.resume import Resumer
-from relay.queue.protocol import Queue
+from relay.queue.protocol import ATTEMPT, RUN, Queue
 from relay.store.attempts import due_attempts
 from relay.store.database import Database
 from relay.store.writer import StoreUnavailable
 
-KIND: Final = "attempt"
 SWEEP_SECONDS: Final = 1.0
 _AT_ONCE: Final = 200
 
@@ -26,7 +25,7 @@ class Dispatch:
         self._database = database
         self._queue = queue
         self._task: asyncio.Task[None] | None = None
-        queue.handle(KIND, resumer.work)
+        queue.handle(ATTEMPT, resumer.work)
 
     async def start(self) -> None:
         """Begin to look for attempts that are due. The queue is somebody else's to start."""
@@ -38,13 +37,15 @@ class Dispatch:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def wake(self, attempt_id: str) -> None:
-        """Have an attempt that is ready now begin without waiting for the next look."""
-        await self._queue.put(KIND, attempt_id)
+    async def wake(self, attempt_id: str, run_id: str | None) -> None:
+        """Have an attempt that is ready begin, and the run that waits for it go on, without waiting for a look."""
+        await self._queue.put(ATTEMPT, attempt_id)
+        if run_id is not None:
+            await self._queue.put(RUN, run_id)
 
     async def _forever(self) -> None:
         while True:
             with contextlib.suppress(StoreUnavailable):  # the next look finds the same
                 for attempt_id in await due_attempts(self._database.reader, now(), _AT_ONCE):
-                    await self._queue.put(KIND, attempt_id)
+                    await self._queue.put(ATTEMPT, attempt_id)
             await asyncio.sleep(SWEEP_SECONDS)

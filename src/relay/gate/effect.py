@@ -106,7 +106,7 @@ class Effects:
         failure = outcome.failure
         if failure is not None and failure.retryable and begun.tries <= intent.ask.tries_allowed:
             not_before = now() + _pause(begun.tries)
-            asked = Asked.of(intent.ask, intent.seen_version).sealed_form()
+            asked = Asked.of(intent).sealed_form()
             return await self._attempts.try_again(intent, begun, outcome, not_before, asked)
         return await self._attempts.finish(intent, begun, outcome)
 

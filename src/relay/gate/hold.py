@@ -108,7 +108,7 @@ class Holds:
         request: ApprovalRow | None,
     ) -> Remembered | None:
         row = {**attempt_row(intent, attempt_id, at), "tries": 0, **columns}
-        asked = Asked.of(intent.ask, intent.seen_version).sealed_form()
+        asked = Asked.of(intent).sealed_form()
         sealed = (
             self._attempts.seal_params(intent, attempt_id, at),
             self._attempts.seal_asked(intent, attempt_id, asked, at),

@@ -138,7 +138,7 @@ class Performer:
         await self._checks.require_running(principal, spec)
         circumstances = Circumstances(now(), ask.client, untrusted_content=ask.untrusted_content)
         decision = await decide(self._policy, principal, spec, step, circumstances)
-        intent = Intent(principal, ask, spec, step, decision, _idempotency(ask, spec, step))
+        intent = Intent(principal, ask, spec, step, decision, circumstances.at, _idempotency(ask, spec, step))
         if decision.effect == "deny":
             await self.attempts.deny(intent)
             raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)

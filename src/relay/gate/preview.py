@@ -59,7 +59,7 @@ class Previews:
             digest=step.digest,
         )
         previews = PreviewRepository(principal.workspace_id, principal.id)
-        intent = Intent(principal, Ask(request_id, client), considered.spec, step, decision)
+        intent = Intent(principal, Ask(request_id, client), considered.spec, step, decision, at)
         record = self._checks.record(intent, at, "preview")
 
         def unit(tx: Tx) -> None:

@@ -13,7 +13,7 @@ from relay.core.action import Decision, Step
 from relay.core.circumstances import Circumstances
 from relay.core.clock import MICROSECONDS, now
 from relay.core.principal import Principal
-from relay.core.problem import BudgetExhausted, Limited, Problem
+from relay.core.problem import BudgetExhausted, Limited, Problem, Unavailable
 from relay.gate.ask import Intent
 from relay.gate.asked import Asked
 from relay.gate.attempts import Attempts
@@ -115,8 +115,9 @@ class Resumer:
             await self._checks.refused(intent, problem)
             await self._holds.refuse(row, "denied", (problem.slug, problem.detail, problem.status))
             return
-        except Limited as problem:
-            await self._holds.postpone(row, now() + problem.retry_after * MICROSECONDS)
+        except (Limited, Unavailable) as problem:
+            # Too much at once, or nothing can be counted now: what was agreed to begins when that has passed.
+            await self._holds.postpone(row, now() + problem.extensions["retry_after"] * MICROSECONDS)
             return
         except Problem as problem:
             await self._holds.refuse(row, "denied", (problem.slug, problem.detail, problem.status))
@@ -150,7 +151,13 @@ class Resumer:
         await self._require_unchanged(waiting, row)
         asked = waiting.asked
         return Intent(
-            waiting.principal, asked.ask(row), waiting.spec, waiting.step, decision, seen_version=asked.seen_version
+            waiting.principal,
+            asked.ask(row),
+            waiting.spec,
+            waiting.step,
+            decision,
+            asked.asked_at,
+            seen_version=asked.seen_version,
         )
 
     async def _require_unchanged(self, waiting: _Waiting, row: AttemptRow) -> None:
@@ -186,6 +193,7 @@ class Resumer:
             approvals=agreement.persons,
             other_person=agreement.other_person,
             untrusted_content=waiting.asked.untrusted_content,
+            asked_at=waiting.asked.asked_at,
         )
         return await decide(self._policy, waiting.principal, waiting.spec, waiting.step, circumstances)
 

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from relay.audit.record import event
 from relay.core.action import Failure, Outcome
+from relay.core.clock import now
 from relay.core.event import EventDraft
 from relay.gate.ask import Ask, AttemptState, Intent
 from relay.store.attempts import AttemptRow
@@ -141,6 +142,13 @@ def _run_of(ask: Ask) -> dict[str, Any]:
     return {} if ask.run_id is None else {"run_id": ask.run_id, "step_id": ask.step_id}
 
 
+def _held_until(row: AttemptRow) -> int | None:
+    """Return until when an attempt does not begin; None once it may begin at any moment."""
+    if row.status != "ready" or row.not_before is None or row.not_before <= now():
+        return None
+    return row.not_before
+
+
 def stored_state(row: AttemptRow, result: dict[str, Any] | None) -> AttemptState:
     """Return the state of a stored attempt."""
     failure = None
@@ -160,6 +168,6 @@ def stored_state(row: AttemptRow, result: dict[str, Any] | None) -> AttemptState
         created_at=row.created_at,
         finished_at=row.finished_at,
         approval_id=row.approval_id,
-        held_until=row.not_before if row.status == "ready" else None,
+        held_until=_held_until(row),
         tries=row.tries,
     )

@@ -11,7 +11,8 @@ from cedarpy import pst
 
 Path = tuple[str, ...]
 EVERYTHING: Final[Path] = ()
-RECORDS: Final = frozenset({"credential", "params", "time"})
+COUNTERS: Final = "counters"
+RECORDS: Final = frozenset({COUNTERS, "credential", "params", "time"})
 """The context's attributes that are records themselves."""
 
 

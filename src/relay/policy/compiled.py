@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from cedarpy import PolicySet, pst
 
-from relay.policy.analysis import EVERYTHING, Path, may_act, may_match, named_principal
+from relay.policy.analysis import COUNTERS, EVERYTHING, Path, may_act, may_match, named_principal
 
 MAX_REMEMBERED: Final = 1024
 MAX_SLICES: Final = 2048
@@ -48,12 +48,16 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The policies that could match one kind of request. ``looks_at`` is all that they read of the context."""
+    """The policies that could match one kind of request. ``looks_at`` is all that they read of the context.
+
+    ``counts``: counters are among it.
+    """
 
     number: int
     policies: PolicySet = field(repr=False)
     statements: dict[str, Statement]
     looks_at: tuple[Path, ...]
+    counts: bool
 
     @property
     def permits(self) -> bool:
@@ -64,7 +68,8 @@ class Slice:
 class CompiledPolicies:
     """A workspace's policies together with the baseline; fixed once made, by ``compile_policies`` alone.
 
-    ``warnings`` are sentences about what is allowed but surely not meant. What was decided is remembered by all that it
+    ``warnings`` are sentences about what is allowed but surely not meant. ``counts`` says that one of them at least may
+    look at counters. What was decided is remembered by all that it
     was decided upon, here and nowhere else, so that it goes with the version that it belongs to. Threads may share it.
     """
 
@@ -72,6 +77,7 @@ class CompiledPolicies:
         self.statements = tuple(statements)
         _require_order(self.statements)
         self.warnings = warnings
+        self.counts = any(_counts(statement.looks_at) for statement in self.statements)
         self._remembered: dict[Any, Any] = {}
         self._numbers = itertools.count()
         self._named = frozenset(filter(None, (named_principal(found.syntax.principal) for found in self.statements)))
@@ -106,7 +112,7 @@ class CompiledPolicies:
         chosen = [self.statements[number] for number in members]
         paths = frozenset[Path]().union(*(statement.looks_at for statement in chosen))
         looks_at = (EVERYTHING,) if EVERYTHING in paths else tuple(sorted(paths))
-        return Slice(next(self._numbers), _parsed(chosen), _numbered(chosen), looks_at)
+        return Slice(next(self._numbers), _parsed(chosen), _numbered(chosen), looks_at, _counts(paths))
 
     def forget(self) -> None:
         """Drop what was remembered, which changes no decision."""
@@ -121,6 +127,10 @@ class CompiledPolicies:
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[key] = value
+
+
+def _counts(paths: Iterable[Path]) -> bool:
+    return any(path == EVERYTHING or path[0] == COUNTERS for path in paths)
 
 
 def _parsed(statements: Iterable[Statement]) -> PolicySet:

@@ -14,6 +14,7 @@ from relay.core.principal import Principal
 from relay.policy.analysis import EVERYTHING, Path
 from relay.policy.compiled import CompiledPolicies, Slice, Statement
 from relay.policy.context import inputs_of
+from relay.policy.counters import Counters
 from relay.policy.entities import TYPES, entities_of, request_of
 from relay.policy.inputs import ActionFacts, DecisionInputs, PrincipalFacts, action_facts, encode_json, principal_facts
 from relay.policy.reach import Reach
@@ -29,21 +30,39 @@ MAX_REMEMBERED: Final = 1024
 class CedarPolicy:
     """Decides by the active policies of the principal's workspace; whatever fails is raised, which is a denial."""
 
-    def __init__(self, source: PolicySource, reach: Reach) -> None:
+    def __init__(self, source: PolicySource, reach: Reach, counters: Counters) -> None:
         self._source = source
         self._reach = reach
+        self._counters = counters
 
     async def decide(
         self, principal: Principal, spec: ActionSpec, step: Step, circumstances: Circumstances
     ) -> Decision:
         active = await self._source.active(principal.workspace_id)
         inputs = inputs_of(principal, spec, step, circumstances, self._reach)
+        if lacks_counters(inputs, active):
+            inputs = inputs.with_counters(
+                await self._counters.counted(
+                    principal.workspace_id,
+                    principal.id,
+                    spec.name,
+                    at=circumstances.at,
+                    asked_at=circumstances.asked_at,
+                )
+            )
         return _decision(inputs, active, inputs.encode())
 
     async def could_run(self, principal: Principal, spec: ActionSpec) -> bool:
         """A principal without the action's scope sees it all the same: with another scope it may preview and plan."""
         active = await self._source.active(principal.workspace_id)
         return could_match(principal_facts(principal), action_facts(spec), active.policies)
+
+
+def lacks_counters(inputs: DecisionInputs, active: Active) -> bool:
+    """Say whether a policy that has a say in the decision may look at counters, which are not among the inputs."""
+    if not active.policies.counts or inputs.counted or active.broken or not _in_scope(inputs):
+        return False
+    return _slice(inputs, active.policies).counts
 
 
 def evaluate(inputs: DecisionInputs, active: Active) -> Decision:
@@ -57,7 +76,7 @@ def evaluate(inputs: DecisionInputs, active: Active) -> Decision:
 
 
 def _decision(inputs: DecisionInputs, active: Active, recorded: bytes) -> Decision:
-    if inputs.action.scope not in inputs.principal.scopes:
+    if not _in_scope(inputs):
         verdict = _Verdict("deny", f"This needs the scope {inputs.action.scope}.")
     elif active.broken:
         verdict = _Verdict("deny", active.broken)
@@ -73,6 +92,15 @@ def _decision(inputs: DecisionInputs, active: Active, recorded: bytes) -> Decisi
         inputs=recorded,
         policies=tuple(statement.label for statement in verdict.by),
     )
+
+
+def _in_scope(inputs: DecisionInputs) -> bool:
+    return inputs.action.scope in inputs.principal.scopes
+
+
+def _slice(inputs: DecisionInputs, policies: CompiledPolicies) -> Slice:
+    who, what = inputs.principal, inputs.action
+    return policies.slice(TYPES[who.kind], who.id, what.name, what.groups, what.connector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +133,7 @@ class _Answer:
 
 
 def _verdict(inputs: DecisionInputs, policies: CompiledPolicies) -> _Verdict:
-    who, what = inputs.principal, inputs.action
-    chosen = policies.slice(TYPES[who.kind], who.id, what.name, what.groups, what.connector)
+    who, what, chosen = inputs.principal, inputs.action, _slice(inputs, policies)
     # What no policy of the slice looks at cannot change what Cedar answers, so it is neither sent nor part of the key.
     seen = _seen(inputs.context, chosen.looks_at)
     text = encode_json(seen) if seen else ""

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Set
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from relay.catalog import ActionSpec
 from relay.core.canonical import canonical_json
 from relay.core.principal import Principal, PrincipalKind
+from relay.policy.analysis import COUNTERS
+from relay.store.attempt_counts import Counts
 
 FORMAT: Final = 1
 encode_json: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
@@ -63,7 +65,8 @@ class DecisionInputs:
     """What a decision is made upon.
 
     ``context`` is Cedar's context as JSON, but for what depends on who has agreed: ``approvals`` counts the persons who
-    have, ``other_person`` says that one of them at least had no part in making the requester's key.
+    have, ``other_person`` says that one of them at least had no part in making the requester's key. Counters are in it
+    only where they have been read.
     """
 
     principal: PrincipalFacts
@@ -71,6 +74,15 @@ class DecisionInputs:
     context: dict[str, Any]
     approvals: int = 0
     other_person: bool = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether counters have been read."""
+        return COUNTERS in self.context
+
+    def with_counters(self, counts: Counts) -> Self:
+        """Return the same with these counters."""
+        return replace(self, context={**self.context, COUNTERS: asdict(counts)})
 
     def encode(self) -> bytes:
         """Return the inputs as canonical JSON (RFC 8785); :func:`decode_inputs` reads it."""

@@ -12,7 +12,7 @@ from relay.core.problem import NotFound, TooManyRunning
 from relay.crypto.envelope import EnvelopeError
 from relay.policy.check import CatalogSchema
 from relay.policy.checked import check, digest_of, refusal
-from relay.policy.engine import evaluate
+from relay.policy.engine import evaluate, lacks_counters
 from relay.policy.inputs import decode_inputs
 from relay.policy.recorded import unpacked
 from relay.policy.source import Active
@@ -63,7 +63,8 @@ class Replayed:
     """What a replay found. ``truncated``: its time was over before it had looked back to ``since``.
 
     Decisions are taken newest first; ``reached`` is when the oldest one that was looked at was made, None for none.
-    ``unreadable`` ones were recorded in a form that cannot be decided again, and are not among ``replayed``.
+    ``unreadable`` ones were recorded in a form that cannot be decided again, and are not among ``replayed``,
+    nor are those ``not_judged``: the draft looks at counters there, and none had been read for the recorded decision.
     """
 
     digest: str
@@ -71,6 +72,7 @@ class Replayed:
     until: int
     replayed: int = 0
     unreadable: int = 0
+    not_judged: int = 0
     flips: int = 0
     reached: int | None = None
     truncated: bool = False
@@ -169,6 +171,9 @@ class Replays:
             inputs = decode_inputs(recorded.inputs)
         except (EnvelopeError, ValueError):
             found.unreadable += 1
+            return None
+        if lacks_counters(inputs, draft):
+            found.not_judged += 1
             return None
         found.replayed += 1
         before = Ruling(row.effect, row.approvers, bool(row.other_person), recorded.reason, recorded.policies)

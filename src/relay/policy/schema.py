@@ -24,6 +24,7 @@ namespace Relay {
     scopes: Set<String>,
     made_by: Set<String>,
   };
+  type Counters = { actions_today: Long, actions_last_hour: Long, same_action_today: Long };
   type Credential = { kind: String, age_minutes?: Long };
   type Time = { now: datetime, hour: Long, minute_of_day: Long, weekday: Long };
 """
@@ -44,6 +45,7 @@ CONTEXT: Final = {
     "internal": "Bool",
     "untrusted_content": "Bool",
     "client_address?": "ipaddr",
+    "counters": "Counters",
     "credential": "Credential",
     "time": "Time",
 }

@@ -64,6 +64,7 @@ def replayed_view(found: Replayed) -> dict[str, Any]:
         "until": iso(found.until),
         "replayed": found.replayed,
         "unreadable": found.unreadable,
+        "not_judged": found.not_judged,
         "flips": found.flips,
         "transitions": [
             {"from": before, "to": after, "count": count}

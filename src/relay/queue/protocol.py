@@ -1,7 +1,11 @@
 """The narrow interface of every queue."""
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
+
+RUN: Final = "run"
+ATTEMPT: Final = "attempt"
+"""Kinds of work that one part asks another for."""
 
 Handler = Callable[[str], Awaitable[None]]
 

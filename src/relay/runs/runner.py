@@ -12,7 +12,7 @@ from typing import Final
 from relay.core.clock import now
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
-from relay.queue.protocol import Queue
+from relay.queue.protocol import RUN, Queue
 from relay.runs.journal import Claim, Journal, LeaseLost
 from relay.runs.work import Interrupted, Work
 from relay.store.database import Database
@@ -20,7 +20,6 @@ from relay.store.runs import RunsOfAllWorkspaces
 from relay.store.vault import Vault
 from relay.store.writer import StoreUnavailable
 
-KIND: Final = "run"
 SWEEP_SECONDS: Final = 2.0
 _SWEEP_LIMIT: Final = 500
 _DECIDED_EVERY: Final = 15
@@ -51,7 +50,7 @@ class Runner:
         self._sweep_seconds = sweep_seconds
         self._stopping = asyncio.Event()
         self._sweeper: asyncio.Task[None] | None = None
-        queue.handle(KIND, self.work)
+        queue.handle(RUN, self.work)
 
     async def start(self, *, sole_process: bool) -> None:
         """Pick up what an earlier process left, then sweep for what is left behind from now on.
@@ -90,7 +89,7 @@ class Runner:
             except Interrupted:
                 with contextlib.suppress(StoreUnavailable):  # the lease then ends by itself
                     await self._journal.release(claim)
-                    await self._queue.put(KIND, run_id)
+                    await self._queue.put(RUN, run_id)
 
     @contextlib.asynccontextmanager
     async def _kept(self, claim: Claim) -> AsyncIterator["_Hold"]:
@@ -128,7 +127,7 @@ class Runner:
 
     async def _sweep(self) -> None:
         for run_id in await RunsOfAllWorkspaces.waiting(self._database.reader, now(), _SWEEP_LIMIT):
-            await self._queue.put(KIND, run_id)
+            await self._queue.put(RUN, run_id)
 
 
 class _Hold:

@@ -14,11 +14,11 @@ from relay.core.problem import Gone, IdempotencyMismatch, NotFound
 from relay.crypto.digest import sha256_hex
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
-from relay.queue.protocol import Queue
+from relay.queue.protocol import RUN, Queue
 from relay.runs.changes import Changes
 from relay.runs.journal import LEASE_SECONDS, Journal, Recall
 from relay.runs.plans import Plans, require_usable
-from relay.runs.runner import KIND, SWEEP_SECONDS, Runner
+from relay.runs.runner import SWEEP_SECONDS, Runner
 from relay.runs.steps import ConsideredStep, RunStep, StepDraft, arrange, as_json, consider, pack, plan_digest
 from relay.runs.stream import Streams
 from relay.runs.work import PURPOSE
@@ -147,7 +147,7 @@ class Runs:
             assert key is not None
             return await self._twin(principal, remembered, key)
         self._changes.notify(new.run.id)
-        await self._queue.put(KIND, new.run.id)
+        await self._queue.put(RUN, new.run.id)
         return new.run.id, new.run.status
 
     async def _twin(self, principal: Principal, found: Remembered, key: tuple[str, str]) -> tuple[str, str]:
@@ -275,7 +275,7 @@ class Runs:
     async def cancel(self, principal: Principal, run_id: str, request_id: str) -> RunRow:
         """Cancel a run and return it as it stands; see :meth:`relay.runs.journal.Journal.cancel`."""
         if await self._journal.cancel(principal, run_id, request_id) == "queued":
-            await self._queue.put(KIND, run_id)
+            await self._queue.put(RUN, run_id)
         return await self.find(principal, run_id)
 
     @staticmethod

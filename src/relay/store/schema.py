@@ -70,8 +70,13 @@ def upgrade(target: Target) -> bool:
 
 
 def _upgrade_own(target: Target) -> bool:
-    if current_revision(target) == HEAD:
+    found = current_revision(target)
+    if found == HEAD:
         return False
+    if found is not None and found > HEAD:
+        raise StoreUnavailable(
+            f"its schema is {found}, from a newer Relay; this one knows {HEAD}: run the newer one, or restore a backup"
+        )
     if target.path is not None:
         target.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(target.path, os.O_CREAT | os.O_RDWR, 0o600))

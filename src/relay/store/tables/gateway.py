@@ -157,6 +157,9 @@ Index(
     postgresql_where=attempts.c.status.in_(("pending_approval", "ready")),
 )
 
+# Ids begin with their time: what a principal has done since some moment is a range of it.
+Index("attempts_principal", attempts.c.workspace_id, attempts.c.principal_id, attempts.c.id)
+
 idempotency = Table(
     "idempotency",
     metadata,

@@ -54,7 +54,14 @@ class Situation(Strict):
         except (ValueError, OverflowError):
             message = "An RFC 3339 time with its offset."
             raise Invalid(message, errors=[{"pointer": "/context/at", "message": message}]) from None
-        return Circumstances(at, self.client, self.approvals, self.other_person, self.untrusted_content)
+        return Circumstances(
+            at,
+            self.client,
+            self.approvals,
+            self.other_person,
+            self.untrusted_content,
+            asked_at=None if self.at is None else at,
+        )
 
 
 class ExplainStep(Strict):
@@ -114,7 +121,7 @@ class ReplayAnswer(BaseModel):
     """What would flip. ``items`` are the newest 500 of all ``flips``; ``transitions`` counts every one.
 
     ``truncated``: time was up at ``reached``, and what lies before it was not looked at. ``unreadable`` decisions were
-    recorded in a form that cannot be decided again.
+    recorded in a form that cannot be decided again; those ``not_judged`` without the counters that the draft looks at.
     """
 
     digest: str
@@ -122,6 +129,7 @@ class ReplayAnswer(BaseModel):
     until: str
     replayed: int
     unreadable: int
+    not_judged: int
     flips: int
     transitions: list[Transition]
     items: list[FlipItem]

@@ -14,6 +14,7 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("tries", sa.BigInteger(), nullable=False, server_default="0"))
     _partial("attempts_ready", "attempts", ["not_before"], "status = 'ready'")
     _partial("attempts_waiting", "attempts", ["workspace_id", "id"], "status IN ('pending_approval', 'ready')")
+    op.create_index("attempts_principal", "attempts", ["workspace_id", "principal_id", "id"])
     op.create_table(
         "approvals",
         sa.Column("id", sa.Text(), nullable=False),
