@@ -79,7 +79,8 @@ async def open_house(settings: Settings, *, create: bool = True) -> AsyncIterato
     envelopes = Envelopes.of(keys.kek)
     outbox = Outbox(envelopes, retention=settings.retention_days * DAY)
     database = Database(target, _finish(outbox, Recorder(envelopes)))
-    outbox.follow(database.generation)
+    if target.kind == "sqlite":  # on PostgreSQL other processes make endpoints too
+        outbox.follow(database.generation)
     watch = Watch(database)
     await database.start()
     try:

@@ -568,6 +568,42 @@ async def test_odd_text_breaks_nothing(walk: Walk) -> None:
             )
 
 
+async def test_no_text_of_any_body_may_hold_what_a_database_refuses(walk: Walk) -> None:
+    """PostgreSQL takes no NUL in text. Every member that may hold text is tried, those that may be left out too."""
+    fine = tuple(range(200, 500))
+    for probe in with_body(walk.gateway):
+        bodies = list(_with_nul(probe, probe.body_schema or {}, probe.body()))
+        walk.check(probe.name, bool(bodies) or probe.name in WITHOUT_TEXT, "no member of the body may hold text")
+        for body in bodies:
+            about = f"{probe.name} {str(body)[:200]}"
+            await walk.ask(about, probe.method, probe.path(), fine, key=walk.gateway.admin, json=body)
+
+
+WITHOUT_TEXT: frozenset[str] = frozenset()
+
+
+def _with_nul(probe: Probe, schema: dict[str, Any], base: Any) -> Iterator[Any]:
+    """Give ``base`` again and again, with NUL in another one of the texts that ``schema`` has a place for."""
+    schema = probe._resolved(schema)
+    choices = [choice for kind in ("anyOf", "oneOf", "allOf") for choice in schema.get(kind, ())]
+    for choice in choices:
+        yield from _with_nul(probe, choice, base)
+    kind = schema.get("type")
+    if kind == "object":
+        base = base if isinstance(base, dict) else probe._sample(schema)
+        for name, inner in schema.get("properties", {}).items():
+            for odd in _with_nul(probe, inner, base.get(name)):
+                yield {**base, name: odd}
+        if schema.get("additionalProperties"):
+            yield {**base, "\0": "x"}
+            yield {**base, "a": "\0"}
+    elif kind == "array":
+        for odd in _with_nul(probe, schema["items"], base[0] if isinstance(base, list) and base else None):
+            yield [odd]
+    elif kind == "string" or (kind is None and not choices):
+        yield from ("\0", "a\0b")
+
+
 def _with_each_text_replaced(value: Any) -> Iterator[Any]:
     if isinstance(value, str):
         yield from ODD_TEXTS

@@ -1,6 +1,6 @@
 """Random processes are killed at random instants, PostgreSQL too, while agents work and persons approve.
 
-``TEST_KILLS`` says how many kills (20; 200 is full size, with two restarts of PostgreSQL), ``TEST_SEED`` repeats the
+``TEST_KILLS`` says how many kills (16; 200 is full size, with two restarts of PostgreSQL), ``TEST_SEED`` repeats the
 choices of an earlier trial.
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos_kit import RESUMED_SECONDS, open_chaos
 
-KILLS: Final = int(os.environ.get("TEST_KILLS") or 20)
+KILLS: Final = int(os.environ.get("TEST_KILLS") or 16)
 RESTARTS: Final = max(1, KILLS // 100)
 
 

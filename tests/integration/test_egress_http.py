@@ -343,3 +343,54 @@ async def test_many_at_once_do_not_wait_for_each_other() -> None:
         got = await asyncio.gather(*(fetch(server.url, client=client) for _ in range(20)))
     assert {one.status for one in got} == {204}
     assert time.monotonic() - began < 2
+
+
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_server_that_only_ever_says_that_it_will_answer_holds_nobody(secure: bool, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path) if secure else None
+    sent = 0
+
+    async def endless(server: HttpServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await read_request(reader)
+        while True:
+            writer.write(INTERIM * 1000)
+            sent += 1000
+            await writer.drain()
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with http_server(endless, tls=certificate and certificate.context) as server:
+        busy = asyncio.create_task(others())
+        client = HttpClient(LOOPBACK, ca_file=certificate and str(certificate.ca_file))
+        url = server.url.replace("http:", "https:") if secure else server.url
+        try:
+            with pytest.raises(EffectUnknown) as caught:
+                await fetch(url, client=client, timeout=60.0)
+        finally:
+            busy.cancel()
+    assert caught.value.code == "malformed_answer"
+    assert turns
+    assert sent < 100_000, "it was listened to for long"
+
+
+@pytest.mark.parametrize(("count", "taken"), [(8, True), (9, False)])
+async def test_a_few_interim_answers_are_passed_over(count: int, taken: bool) -> None:
+    body = b"x" * 50_000
+    final = b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + body
+    async with http_server(answer(INTERIM * count + final)) as server:
+        if taken:
+            got = await fetch(server.url)
+            assert (got.status, got.body, got.truncated) == (200, body, False)
+        else:
+            with pytest.raises(EffectUnknown, match="could not be read"):
+                await fetch(server.url)

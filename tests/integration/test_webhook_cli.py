@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -261,3 +262,16 @@ def test_listen_is_for_this_machine_alone(tmp_path: Path) -> None:
         assert post(listener.url, b"x" * (1024 * 1024 + 1), {}) == 413
         assert post(listener.url, b"x", {}) == 200
         assert "not verified" in listener.end()
+
+
+def test_listen_shows_no_request_that_did_not_arrive_whole(tmp_path: Path) -> None:
+    with listening(tmp_path, "--count", "1", "--json") as listener:
+        address = ("127.0.0.1", int(listener.url.rsplit(":", 1)[1].strip("/")))
+        with socket.create_connection(address) as cut:
+            cut.sendall(b'POST /cut HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"half"')
+            cut.shutdown(socket.SHUT_WR)
+            cut.settimeout(60)
+            while cut.recv(1000):
+                pass
+        post(listener.url + "whole", b"{}", {})
+        assert [json.loads(line)["path"] for line in listener.end().splitlines()] == ["/whole"]

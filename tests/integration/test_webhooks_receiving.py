@@ -17,7 +17,7 @@ from relay.store.tables import envelopes
 from relay.store.tables.webhooks_in import webhook_events, webhook_receipts, webhook_receiver_secrets
 from relay.store.target import Target
 from tests.gateway import Gateway, open_gateway
-from tests.webhooks_kit import BODY, JSON_TYPE, events_of, make_receiver, soon
+from tests.webhooks_kit import BODY, JSON_TYPE, Receiver, events_of, make_receiver, soon
 
 
 def own_headers(secret: str, body: bytes = BODY, id: str = "msg_1", scheme: Scheme = "standard") -> dict[str, str]:
@@ -529,3 +529,60 @@ async def test_a_legacy_secret_is_taken_until_its_day(
         tomorrow = (now() // DAY + 1) * DAY
         monkeypatch.setattr("relay.webhooks.receive.now", lambda: tomorrow)
         assert (await gateway.call("POST", "/webhooks/relay", data=BODY, headers=headers)).status == 401
+
+
+def nested(levels: int) -> bytes:
+    """Return a JSON object that is nested that deeply."""
+    return b'{"type":"deep","x":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+
+
+async def test_a_body_that_could_be_stored_and_not_shown_is_not_json(gateway: Gateway) -> None:
+    receiver = await make_receiver(gateway)
+    await gateway.post(
+        "/webhooks/endpoints", {"url": "https://hooks.example.invalid/", "events": ["*"]}, key=gateway.admin
+    )
+    (await receiver.deliver(nested(32), id="msg_32")).expect(200)
+    for name, body in {
+        "33": nested(33),
+        "199": nested(199),
+        "inf": b'{"type":"a","x":[1e999]}',
+        "-inf": b'{"type":"a","x":-1e999}',
+        "bare": b"1e999",
+    }.items():
+        assert (await receiver.deliver(body, id=f"msg_{name}")).status == 400, name
+    assert [event["signed_id"] for event in await events_of(gateway)] == ["msg_32"]
+    deliveries = (await gateway.get("/webhooks/deliveries", key=gateway.admin)).expect(200)["items"]
+    for delivery in deliveries:
+        (await gateway.get(f"/webhooks/deliveries/{delivery['id']}", key=gateway.admin)).expect(200)
+
+
+async def test_a_header_that_stands_twice_does_not_pass_for_none(gateway: Gateway) -> None:
+    receiver, legacy = await make_receiver(gateway), await make_receiver(gateway, "legacy")
+
+    async def send(to: Receiver, *more: tuple[str, str]) -> int:
+        headers = [*to.headers().items(), *JSON_TYPE.items(), *more]
+        return (await gateway.call("POST", to.path, data=BODY, headers=headers)).status
+
+    assert await send(receiver, ("Content-Encoding", "gzip"), ("Content-Encoding", "gzip")) == 415
+    assert await send(legacy, ("X-Webhook-Version", "7")) == 401
+    assert await events_of(gateway) == []
+    assert await send(receiver) == 200 and await send(legacy) == 200
+    asked = [*JSON_TYPE.items(), ("Content-Encoding", "gzip"), ("Content-Encoding", "gzip")]
+    assert (await gateway.call("POST", "/keys", data=b"{}", headers=asked, key=gateway.admin)).status == 415
+
+
+async def test_a_workspace_stores_so_many_and_no_more(sqlite_target: Target, tmp_path: Path) -> None:
+    async with open_gateway(sqlite_target, tmp_path / "data", RATE_LIMIT_WEBHOOKS_PER_MINUTE="3") as gateway:
+        first, second = await make_receiver(gateway), await make_receiver(gateway, "github")
+        elsewhere = await make_receiver(gateway, key=await gateway.key("webhooks:manage", workspace="other"))
+        for _ in range(5):
+            unsigned = await gateway.call("POST", first.path, data=BODY, headers=JSON_TYPE)
+            assert unsigned.status == 401, "what is not signed uses nothing up"
+        assert (await first.deliver(id="msg_1")).status == 200
+        assert (await first.deliver(id="msg_2")).status == 200
+        assert (await second.deliver()).status == 200
+        refused = await first.deliver(id="msg_3")
+        assert refused.status == 429 and "webhooks-ws" in refused.headers["RateLimit"]
+        assert int(refused.headers["Retry-After"]) > 0
+        assert (await elsewhere.deliver()).status == 200
+        assert len(await events_of(gateway)) == 3

@@ -80,6 +80,8 @@ class Expiry:
                     pass
             except StoreUnavailable as error:
                 log.warning("the expiry of approvals waits for the database: %s", error)
+            except Exception as error:  # a defect in one look must not end all looking
+                log.error("the expiry of approvals failed", exc_info=error)
 
 
 def _expire_if_pending(found: ApprovalRow, at: int, tx: Tx) -> None:

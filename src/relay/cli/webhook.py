@@ -156,6 +156,8 @@ def judge(scheme: Scheme, keys: list[bytes], headers: list[tuple[bytes, bytes]],
         found = [value for key, value in headers if key == name]
         return found[0] if len(found) == 1 else None
 
+    if scheme == "legacy" and sum(key == b"x-webhook-version" for key, _ in headers) > 1:
+        return Refused("malformed")
     return verify(scheme, keys, only, body, now=at)
 
 

@@ -61,7 +61,10 @@ class _Shower:
         self._as_json = as_json
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
+        try:
+            body = await _body(receive)
+        except _Aborted:
+            return
         if body is None:
             await _say(send, 413)
             return
@@ -78,14 +81,21 @@ class _Shower:
                 self.server.should_exit = True
 
 
+class _Aborted(Exception):
+    """The sender hung up before its body was complete: no request has arrived."""
+
+
 async def _body(receive: Receive) -> bytes | None:
+    """Return the whole body, None when it is too long."""
     body = bytearray()
     while True:
         message = await receive()
+        if message["type"] != "http.request":
+            raise _Aborted
         body += message.get("body", b"")
         if len(body) > MAX_BODY:
             return None
-        if message["type"] != "http.request" or not message.get("more_body"):
+        if not message.get("more_body"):
             return bytes(body)
 
 

@@ -35,3 +35,7 @@ class RequestFacts:
                     return None
                 found = value
         return found
+
+    def repeats(self, name: bytes) -> bool:
+        """Say whether there is more than one header of that name; :meth:`header` then tells of none."""
+        return sum(key == name for key, _ in self.headers) > 1

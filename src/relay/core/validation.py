@@ -18,6 +18,13 @@ def validated(model: type[M], value: Any, prefix: str = "") -> M:
         raise invalid(error, prefix) from None
 
 
+def printable(text: str) -> str:
+    """Return a line of text; ValueError when it holds what a terminal would obey, or a database refuse, such as NUL."""
+    if not text.isprintable():
+        raise ValueError("printable characters only, in one line")
+    return text
+
+
 def invalid(error: ValidationError, prefix: str = "") -> Invalid:
     """Return pydantic's findings as a problem."""
     found = error.errors(include_url=False, include_context=False, include_input=False)

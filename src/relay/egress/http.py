@@ -19,6 +19,7 @@ from relay.core.effect import EffectError, EffectForbidden, EffectUnknown, Effec
 from relay.core.permit import Permit
 from relay.egress.addresses import Address
 from relay.egress.headers import check_headers
+from relay.egress.interim import BoundedConnector
 from relay.egress.policy import EgressPolicy
 from relay.egress.resolver import PooledResolver
 from relay.egress.target import BadTarget, Target, parse_target
@@ -203,7 +204,7 @@ class HttpClient:
         def make_socket(info: Any) -> socket.socket:
             return _checked_socket(self.policy, flight, target, own, info)
 
-        connector = aiohttp.TCPConnector(
+        connector = BoundedConnector(
             ssl=self._tls,
             use_dns_cache=False,
             resolver=self._resolver,

@@ -32,7 +32,9 @@ class Gate:
             return grant_admission(access, facts, None)
         try:
             if access.auth == "signature" and self._verify is not None and evidence is not None:
-                return grant_admission(access, facts, None, await self._verify(facts, evidence))
+                signed = await self._verify(facts, evidence)
+                await self._limits.signer(access, facts, signed)
+                return grant_admission(access, facts, None, signed)
             if access.auth != "bearer":
                 raise NotImplementedError(f"no way to authenticate by {access.auth}")
             principal = await self._authenticate(facts)

@@ -1,7 +1,6 @@
 """Who begins attempts that wait: woken when one becomes ready, and looking for what nobody was woken for."""
 
 import asyncio
-import contextlib
 import logging
 from typing import Final
 
@@ -45,7 +44,11 @@ class Dispatch:
 
     async def _forever(self) -> None:
         while True:
-            with contextlib.suppress(StoreUnavailable):  # the next look finds the same
+            try:
                 for attempt_id in await due_attempts(self._database.reader, now(), _AT_ONCE):
                     await self._queue.put(ATTEMPT, attempt_id)
+            except StoreUnavailable as error:
+                log.warning("attempts that are due wait for the database: %s", error)
+            except Exception as error:  # a defect in one look must not end all looking
+                log.error("looking for attempts that are due failed", exc_info=error)
             await asyncio.sleep(SWEEP_SECONDS)

@@ -5,6 +5,8 @@ import logging
 import time
 from typing import Any, Final
 
+from pydantic_core import to_json
+
 from relay.catalog import ActionSpec
 from relay.core.action import Failure, Outcome
 from relay.core.effect import EffectForbidden, EffectRefused, EffectUnknown, EffectUnsent
@@ -48,8 +50,9 @@ async def _attempt(intent: Intent, client: Any, permit: Permit) -> tuple[str, di
     spec = intent.spec
     try:
         async with asyncio.timeout(intent.timeout):
-            result = await spec.handler(permit, intent.step.params, client)
-        return "succeeded", result.model_dump(mode="json"), None
+            result = (await spec.handler(permit, intent.step.params, client)).model_dump(mode="json")
+        to_json(result)  # what has no form as JSON must be found out here, where its attempt still gets an outcome
+        return "succeeded", result, None
     except EffectForbidden as error:
         return "failed", None, Failure(error.code, error.detail, _FORBIDDEN)
     except EffectUnsent as error:

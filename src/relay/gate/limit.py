@@ -14,6 +14,7 @@ from relay.core.access import Access
 from relay.core.facts import RequestFacts
 from relay.core.principal import Principal
 from relay.core.problem import QuotaExceeded, TooManyRunning, Unauthenticated
+from relay.core.signed import Signed
 from relay.gate.authenticate import FailureCount
 from relay.limits.counters import Hit, Verdict
 from relay.limits.limiter import Limiter
@@ -36,6 +37,10 @@ class Stages(Protocol):
 
     async def caller(self, access: Access, facts: RequestFacts, principal: Principal) -> None:
         """Count a request of a workspace and a principal; refuses likewise."""
+        ...
+
+    async def signer(self, access: Access, facts: RequestFacts, signed: Signed) -> None:
+        """Count a request that a signature admits, for its receiver's workspace; refuses likewise."""
         ...
 
     async def failed(self, facts: RequestFacts, failure: Unauthenticated) -> None:
@@ -69,13 +74,11 @@ class RequestLimits:
 
     async def caller(self, access: Access, facts: RequestFacts, principal: Principal) -> None:
         """Count a request of a workspace and a principal; refuses likewise."""
-        hits = self._caller_hits(access.limits, principal.workspace_id, principal.id)
-        if not hits:
-            return
-        verdict = await self._limiter.take(hits, change=facts.method not in READS)
-        if not verdict.allowed:
-            self._refuse(facts, verdict)
-        facts.quotas += verdict.quotas
+        await self._known(access, facts, principal.workspace_id, principal.id)
+
+    async def signer(self, access: Access, facts: RequestFacts, signed: Signed) -> None:
+        """Count a request that a signature admits, for its receiver's workspace; refuses likewise."""
+        await self._known(access, facts, signed.workspace_id, signed.receiver_id)
 
     async def failed(self, facts: RequestFacts, failure: Unauthenticated) -> None:
         """Count a credential that was shown and is not valid; 429 instead of its 401 when there were too many."""
@@ -86,6 +89,15 @@ class RequestLimits:
         if refusal is not None:
             self._failures.count(reason=RATE_LIMITED, route=facts.route, client=facts.client)
             raise refusal from None
+
+    async def _known(self, access: Access, facts: RequestFacts, workspace_id: str, principal_id: str) -> None:
+        hits = self._caller_hits(access.limits, workspace_id, principal_id)
+        if not hits:
+            return
+        verdict = await self._limiter.take(hits, change=facts.method not in READS)
+        if not verdict.allowed:
+            self._refuse(facts, verdict)
+        facts.quotas += verdict.quotas
 
     def _refuse(self, facts: RequestFacts, verdict: Verdict) -> None:
         refusal = self._limiter.refusal(verdict)

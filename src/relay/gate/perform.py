@@ -135,14 +135,12 @@ class Performer:
             if remembered is None:
                 raise
             return await self._twin(principal, ask, remembered, None)
-        await self._checks.require_running(principal, spec)
-        circumstances = Circumstances(now(), ask.client, untrusted_content=ask.untrusted_content)
-        decision = await decide(self._policy, principal, spec, step, circumstances)
-        intent = Intent(principal, ask, spec, step, decision, circumstances.at, _idempotency(ask, spec, step))
-        if decision.effect == "deny":
-            await self.attempts.deny(intent)
-            raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)
-        intent = replace(intent, seen_version=await self._bound(intent))
+        intent = await self._allowed(principal, ask, spec, step)
+        if self._probes.of(spec, step.params) is not None:
+            seen = await self._bound(intent)
+            # The reading took as long as the other side pleased: what was looked at before it counts no more.
+            await self._require_alive(principal)
+            intent = replace(await self._allowed(principal, ask, spec, step), seen_version=seen)
         try:
             done = await self._go(intent)
         except BudgetExhausted as problem:
@@ -155,6 +153,17 @@ class Performer:
             about = (done.attempt_id, done.action, done.status, done.failure.code)
             log.warning("attempt %s of %s is %s: %s", *about, extra={"request_id": ask.request_id})
         return done
+
+    async def _allowed(self, principal: Principal, ask: Ask, spec: ActionSpec, step: Step) -> Intent:
+        """Return what is about to be done with the decision about it now; 403 when that is a denial."""
+        await self._checks.require_running(principal, spec)
+        circumstances = Circumstances(now(), ask.client, untrusted_content=ask.untrusted_content)
+        decision = await decide(self._policy, principal, spec, step, circumstances)
+        intent = Intent(principal, ask, spec, step, decision, circumstances.at, _idempotency(ask, spec, step))
+        if decision.effect == "deny":
+            await self.attempts.deny(intent)
+            raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)
+        return intent
 
     async def _go(self, intent: Intent) -> AttemptState | Remembered:
         if self._waits(intent):

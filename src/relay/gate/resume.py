@@ -141,14 +141,11 @@ class Resumer:
 
     async def _intent(self, row: AttemptRow) -> Intent:
         """Return what is about to be done, decided anew; :class:`_Refused` when it is not to be done any more."""
-        waiting = await self._looked_at(row)
-        approval, agreement = await self._agreed(row)
-        if approval is not None and approval.digest != waiting.step.digest:
-            raise _Refused("digest_mismatch", "What was approved is not what would be run.")
-        decision = await self._decided(waiting, agreement)
-        if decision.effect != "allow":
-            raise _Refused("denied", f"Policy does not allow this any more: {decision.reason}")
-        await self._require_unchanged(waiting, row)
+        waiting, decision = await self._allowed(row)
+        if waiting.asked.seen_version is not None:
+            await self._require_unchanged(waiting, row)
+            # The reading took as long as the other side pleased: what was looked at before it counts no more.
+            waiting, decision = await self._allowed(row)
         asked = waiting.asked
         return Intent(
             waiting.principal,
@@ -159,6 +156,17 @@ class Resumer:
             asked.asked_at,
             seen_version=asked.seen_version,
         )
+
+    async def _allowed(self, row: AttemptRow) -> tuple[_Waiting, Decision]:
+        """Return who asked for what, and the decision that allows it now."""
+        waiting = await self._looked_at(row)
+        approval, agreement = await self._agreed(row)
+        if approval is not None and approval.digest != waiting.step.digest:
+            raise _Refused("digest_mismatch", "What was approved is not what would be run.")
+        decision = await self._decided(waiting, agreement)
+        if decision.effect != "allow":
+            raise _Refused("denied", f"Policy does not allow this any more: {decision.reason}")
+        return waiting, decision
 
     async def _require_unchanged(self, waiting: _Waiting, row: AttemptRow) -> None:
         """Refuse where what the step changes is not as it was found; what cannot be read any more counts as changed."""

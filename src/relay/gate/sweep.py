@@ -51,6 +51,8 @@ class Sweep:
                 await self.once(now())
             except StoreUnavailable as error:
                 log.warning("the sweep waits for the database: %s", error)
+            except Exception as error:  # a defect in one look must not end all looking
+                log.error("the sweep of attempts failed", exc_info=error)
 
 
 def _declare_unknown(row: AttemptRow, tx: Tx) -> bool:

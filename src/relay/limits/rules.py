@@ -84,6 +84,14 @@ RULES: Final = (
         "Actions executed one by one in one workspace.",
     ),
     Rule(
+        "webhooks",
+        Limit(600, 60),
+        "workspace",
+        "rate_limit_webhooks_per_minute",
+        "`POST /webhooks/relay`, `POST /webhooks/in/{receiver}`",
+        "Webhooks whose signature is right, copies included, for all receivers of one workspace.",
+    ),
+    Rule(
         "oauth",
         Limit(5, 300),
         "address",

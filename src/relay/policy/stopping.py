@@ -106,6 +106,8 @@ class Stopping:
                 await self.once()
             except StoreUnavailable as error:
                 log.warning("what waits behind the kill switch cannot be cancelled yet: %s", error)
+            except Exception as error:  # a defect in one look must not end all looking
+                log.error("cancelling what waits behind the kill switch failed", exc_info=error)
             await asyncio.sleep(SWEEP_SECONDS)
 
 

@@ -270,6 +270,9 @@ class Settings(BaseModel):
     rate_limit_plan_per_minute: Whole = _rate(10, "Plans made for one workspace in a minute.")
     rate_limit_ai_execute_per_minute: Whole = _rate(20, "Runs started in one workspace in a minute.")
     rate_limit_execute_per_minute: Whole = _rate(30, "Actions executed one by one in one workspace in a minute.")
+    rate_limit_webhooks_per_minute: Whole = _rate(
+        600, "Webhooks whose signature is right, for all receivers of one workspace in a minute."
+    )
     rate_limit_oauth_per_5_minutes: Whole = _rate(5, "Requests below `/oauth/` of one address in five minutes.")
     rate_limit_credentials_per_5_minutes: Whole = _rate(
         20, "Credentials that are not valid, from one address in five minutes, before further ones get 429."

@@ -111,6 +111,18 @@ _GIVE_UP: Final = Query(
     .where(_OF_ENDPOINT, _PENDING)
     .values(status="dead", finished_at=bindparam("finished"), error_code=bindparam("code"))
 )
+_pending = aliased(webhook_deliveries)
+_CLOSE: Final = Query(
+    update(webhook_deliveries)
+    .where(
+        _D.id.in_(
+            select(_pending.c.id)
+            .where(_pending.c.endpoint_id == bindparam("endpoint"), _pending.c.status == literal_column("'pending'"))
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(status="dead", finished_at=bindparam("finished"), error_code=bindparam("code"))
+)
 _VOID_LEASES: Final = Query(
     update(webhook_deliveries).where(_D.lease_until.is_not(None)).values(lease_until=None, due_at=bindparam("due"))
 )
@@ -125,7 +137,7 @@ _ON_ITS_WAY: Final = Query(
     )
     .limit(1)
 )
-_LOCK: Final = Query(select(*_COLUMNS).where(_THIS).with_for_update())
+_GET: Final = Query(select(*_COLUMNS).where(_THIS))
 _later = aliased(webhook_deliveries)
 _DEAD: Final = Query(
     select(*_COLUMNS)
@@ -233,7 +245,7 @@ class DeliveryRepository:
         )
 
     def give_back(self, tx: Tx, delivery_id: str, *, fence: int, due_at: int) -> bool:
-        """Return a leased delivery as if nobody had claimed it."""
+        """Make a delivery that was leased due then; False when the lease was lost to another claim."""
         return tx.run(_GIVE_BACK, delivery=delivery_id, ws=self._workspace, held=fence, due=due_at) == 1
 
     def give_up(self, tx: Tx, endpoint_id: str, *, at: int, reason: str) -> int:
@@ -249,9 +261,9 @@ class DeliveryRepository:
         """Add an attempt to the log."""
         tx.run(_INSERT_ATTEMPT, **_values(row))
 
-    def lock(self, tx: Tx, delivery_id: str) -> DeliveryRow | None:
-        """Return a delivery and keep it unchanged by others until the transaction ends."""
-        row = tx.one(_LOCK, delivery=delivery_id, ws=self._workspace)
+    def get(self, tx: Tx, delivery_id: str) -> DeliveryRow | None:
+        """Return a delivery, or None; nobody changes it while its endpoint is locked."""
+        row = tx.one(_GET, delivery=delivery_id, ws=self._workspace)
         return DeliveryRow(*row) if row else None
 
     def on_its_way(self, tx: Tx, message_id: str, endpoint_id: str) -> bool:
@@ -318,6 +330,32 @@ class DeliveriesOfAllWorkspaces:
             .limit(limit)
         )
         return [str(row[0]) for row in await reader.all(statement)]
+
+    @staticmethod
+    async def stranded(reader: Reader, limit: int) -> list[tuple[str, str]]:
+        """Return endpoints, with their workspaces, that are deleted or disabled and have something pending all the same.
+
+        An event that is written at the moment of the deletion leaves such a delivery. One index look-up for each
+        endpoint that has something pending.
+        """
+        pending, e = aliased(webhook_deliveries).c, webhook_endpoints.c
+        waits = pending.status == literal_column("'pending'")
+        seen = select(func.min(pending.endpoint_id).label("id")).where(waits).cte("seen", recursive=True)
+        following = select(func.min(pending.endpoint_id)).where(waits, pending.endpoint_id > seen.c.id)
+        seen = seen.union_all(select(following.correlate(seen).scalar_subquery()).where(seen.c.id.is_not(None)))
+        workspace = select(pending.workspace_id).where(waits, pending.endpoint_id == seen.c.id).limit(1)
+        statement = (
+            select(seen.c.id, workspace.correlate(seen).scalar_subquery())
+            .where(seen.c.id.is_not(None), ~exists().where(e.id == seen.c.id, e.status == "enabled"))
+            .order_by(seen.c.id)
+            .limit(limit)
+        )
+        return [(str(id), str(ws)) for id, ws in await reader.all(statement) if ws is not None]
+
+    @staticmethod
+    def close(tx: Tx, endpoint_id: str, *, at: int, reason: str) -> int:
+        """Make dead letters of what is pending for an endpoint that has nobody to lock; skips what others change."""
+        return tx.run(_CLOSE, endpoint=endpoint_id, finished=at, code=reason)
 
     @staticmethod
     def void_leases(tx: Tx, moment: int) -> int:

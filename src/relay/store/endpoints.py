@@ -59,7 +59,8 @@ _INSERT: Final = Query(insert(endpoints))
 _DELETE: Final = Query(delete(endpoints).where(_THIS))
 _DELETE_ENVELOPE: Final = Query(delete(envelopes).where(_ITS_ENVELOPE))
 _COUNT: Final = Query(select(func.count()).select_from(endpoints).where(endpoints.c.workspace_id == bindparam("ws")))
-_LOCK: Final = Query(select(*_COLUMNS).where(_THIS).with_for_update())
+_LOCK: Final = Query(select(*_COLUMNS).where(_THIS).with_for_update(skip_locked=True))
+_EXISTS: Final = Query(select(endpoints.c.id).where(_THIS))
 _LOCK_FREE: Final = Query(
     select(*_COLUMNS)
     .where(endpoints.c.id == bindparam("endpoint"), endpoints.c.status == _ENABLED)
@@ -93,11 +94,16 @@ _RECOVER: Final = Query(
 )
 _BUMP: Final = Query(update(generations).where(generations.c.name == GENERATION).values(value=generations.c.value + 1))
 _GENERATION: Final = Query(select(generations.c.value).where(generations.c.name == GENERATION))
+_TURN: Final = Query(select(generations.c.value).where(generations.c.name == GENERATION).with_for_update())
 _ROUTES: Final = Query(
     select(endpoints.c.id, endpoints.c.workspace_id, endpoints.c.events)
     .where(endpoints.c.status == _ENABLED)
     .order_by(endpoints.c.id)
 )
+
+
+class EndpointHeld(Exception):
+    """Another process has the endpoint in a transaction of its own; nothing of the unit has been written."""
 
 
 class EndpointRepository:
@@ -114,13 +120,20 @@ class EndpointRepository:
         tx.run(_BUMP)
 
     def count(self, tx: Tx) -> int:
-        """Return how many endpoints there are."""
+        """Return how many endpoints there are, and let nobody else make one until the transaction ends."""
+        take_turn(tx)
         found = tx.one(_COUNT, ws=self._workspace)
         return int(found[0]) if found else 0
 
     def lock(self, tx: Tx, endpoint_id: str) -> EndpointRow | None:
-        """Return an endpoint and keep it unchanged by others until the transaction ends."""
+        """Return an endpoint and keep it, with its deliveries, unchanged by others until the transaction ends.
+
+        Never waits: :class:`EndpointHeld`, a refusal, when another process has it. Whoever changes a delivery locks its
+        endpoint first.
+        """
         row = tx.one(_LOCK, endpoint=endpoint_id, ws=self._workspace)
+        if row is None and tx.one(_EXISTS, endpoint=endpoint_id, ws=self._workspace) is not None:
+            raise EndpointHeld
         return EndpointRow(*row) if row else None
 
     def change(self, tx: Tx, row: EndpointRow) -> None:
@@ -156,7 +169,7 @@ class EndpointRepository:
         )
 
     def recover(self, tx: Tx, endpoint_id: str) -> None:
-        """Forget an endpoint's failures, if there are any."""
+        """Forget a locked endpoint's failures, if there are any."""
         tx.run(_RECOVER, endpoint=endpoint_id, ws=self._workspace)
 
     def delete(self, tx: Tx, endpoint_id: str) -> None:
@@ -181,10 +194,10 @@ class EndpointRepository:
         )
         return EndpointRow(*row) if row else None
 
-    async def all(self, reader: Reader, limit: int) -> list[EndpointRow]:
-        """Return up to ``limit`` endpoints, newest first."""
+    async def all(self, reader: Reader) -> list[EndpointRow]:
+        """Return every endpoint, newest first."""
         statement = select(*_COLUMNS).where(endpoints.c.workspace_id == self._workspace)
-        return [EndpointRow(*row) for row in await reader.all(statement.order_by(endpoints.c.id.desc()).limit(limit))]
+        return [EndpointRow(*row) for row in await reader.all(statement.order_by(endpoints.c.id.desc()))]
 
     async def envelopes_of(self, reader: Reader, endpoint_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the envelopes of several endpoints."""
@@ -202,6 +215,11 @@ def _values(row: EndpointRow) -> Mapping[str, Any]:
     return {name: getattr(row, name) for name in EndpointRow.__dataclass_fields__}
 
 
+def take_turn(tx: Tx) -> None:
+    """Wait until nobody else makes or changes endpoints or receivers; a count that follows then holds to the end."""
+    tx.one(_TURN)
+
+
 class EndpointsOfAllWorkspaces:
     """What routing and sending alone need: endpoints wherever they belong."""
 
@@ -210,6 +228,12 @@ class EndpointsOfAllWorkspaces:
         """Return an enabled endpoint and lock it; None also while another process holds it."""
         row = tx.one(_LOCK_FREE, endpoint=endpoint_id)
         return EndpointRow(*row) if row else None
+
+    @staticmethod
+    async def workspace_of(reader: Reader, endpoint_id: str) -> str | None:
+        """Return the workspace of an endpoint, or None when there is no such one."""
+        row = await reader.one(select(endpoints.c.workspace_id).where(endpoints.c.id == endpoint_id))
+        return str(row[0]) if row else None
 
     @staticmethod
     def routes(tx: Tx) -> list[tuple[str, str, list[str]]]:

@@ -91,7 +91,8 @@ def _require_json(facts: RequestFacts) -> None:
     charset = parameters.strip().lower()
     if kind.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8", b'charset="utf-8"'):
         raise UnsupportedMediaType("Send Content-Type: application/json.")
-    if (facts.header(b"content-encoding") or b"identity").lower() != b"identity":
+    repeated = facts.repeats(b"content-encoding")
+    if repeated or (facts.header(b"content-encoding") or b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the body without a content encoding.")
 
 

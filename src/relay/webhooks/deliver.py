@@ -1,7 +1,7 @@
 """Sending: for each endpoint a few streams, each of which makes one delivery after the other while any is due.
 
-An endpoint whose breaker is open is a suspect. Suspects share a lane of their own, so that receivers which hang cannot
-take the places of those that answer.
+An endpoint whose breaker is open is a suspect. Suspects, and endpoints that answer slowly, share places of their own, so
+that receivers which hang cannot take the places of those that answer; and no workspace can take all places of a kind.
 """
 
 import asyncio
@@ -19,15 +19,19 @@ from relay.egress.webhooks import WebhookClient
 from relay.queue.protocol import Queue
 from relay.store.database import Database
 from relay.store.deliveries import DeliveriesOfAllWorkspaces
+from relay.store.endpoints import EndpointsOfAllWorkspaces
 from relay.store.writer import StoreUnavailable
 from relay.webhooks.journal import ERASED, Attempted, Claim, Journal
 from relay.webhooks.outbox import Outbox
+from relay.webhooks.places import Places
 from relay.webhooks.schedule import Schedule, asked_pause
 
 KIND: Final = "endpoint"
 PLACES: Final = 128
 PLACES_FOR_SUSPECTS: Final = 32
+SLOW_SECONDS: Final = 2.0
 _SWEEP_LIMIT: Final = 5_000
+_MAX_KNOWN: Final = 10_000
 _RETRY_SECONDS: Final = 0.5
 
 log = logging.getLogger("relay.webhooks")
@@ -49,13 +53,19 @@ class _Lease:
 class _Flow:
     """The streams of one endpoint in this process. ``again`` says that something may have become due meanwhile."""
 
-    __slots__ = ("again", "endpoint_id", "streams", "suspect")
+    __slots__ = ("again", "endpoint_id", "slow", "streams", "suspect")
 
-    def __init__(self, endpoint_id: str, suspect: bool) -> None:
+    def __init__(self, endpoint_id: str, *, suspect: bool, slow: bool) -> None:
         self.endpoint_id = endpoint_id
         self.streams = 0
         self.suspect = suspect
+        self.slow = slow
         self.again = False
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is kept from the places of those that answer quickly."""
+        return self.suspect or self.slow
 
 
 class Sender:
@@ -72,6 +82,7 @@ class Sender:
         *,
         places: int = PLACES,
         places_for_suspects: int = PLACES_FOR_SUSPECTS,
+        slow_seconds: float = SLOW_SECONDS,
     ) -> None:
         self._database = database
         self._journal = journal
@@ -81,9 +92,12 @@ class Sender:
         self._timeout = schedule.timeout / MICROSECONDS
         self._lease = schedule.lease / MICROSECONDS
         self._sweep_seconds = schedule.sweep / MICROSECONDS
-        self._lanes = {False: asyncio.Semaphore(places), True: asyncio.Semaphore(places_for_suspects)}
+        self._slow_ms = round(slow_seconds * 1000)
+        self._lanes = {False: Places(places), True: Places(places_for_suspects)}
         self._flows: dict[str, _Flow] = {}
         self._suspects: set[str] = set()
+        self._slow: set[str] = set()
+        self._workspaces: dict[str, str] = {}
         self._streams: set[asyncio.Task[None]] = set()
         self._woken: set[str] = set()
         self._wakes = asyncio.Event()
@@ -126,7 +140,9 @@ class Sender:
             return
         flow = self._flows.get(endpoint_id)
         if flow is None:
-            flow = self._flows[endpoint_id] = _Flow(endpoint_id, endpoint_id in self._suspects)
+            flow = self._flows[endpoint_id] = _Flow(
+                endpoint_id, suspect=endpoint_id in self._suspects, slow=endpoint_id in self._slow
+            )
         self._more(flow)
 
     def _more(self, flow: _Flow) -> None:
@@ -140,23 +156,27 @@ class Sender:
         task.add_done_callback(self._streams.discard)
 
     async def _stream(self, flow: _Flow) -> None:
-        lane_changed = False
         try:
-            async with self._lanes[flow.suspect]:
-                lane_changed = await self._drain(flow, flow.suspect)
+            workspace_id = await self._workspace_of(flow.endpoint_id)
+            while workspace_id is not None and not self._stopping:
+                apart = flow.apart
+                async with self._lanes[apart].place(workspace_id):
+                    if not await self._drain(flow, apart):
+                        return
         except StoreUnavailable as error:
             log.warning("deliveries to %s wait for the database: %s", flow.endpoint_id, error)
         except Exception as error:  # a defect must not end the others; the lease ends and the sweep comes back to it
             log.error("deliveries to %s broke: %s", flow.endpoint_id, type(error).__name__, exc_info=error)
         finally:
             flow.streams -= 1
-            if flow.streams == 0 and not lane_changed:
+            if flow.streams == 0:
                 self._flows.pop(flow.endpoint_id, None)
-        if lane_changed:
-            self._more(flow)
 
-    async def _drain(self, flow: _Flow, suspect: bool) -> bool:
-        """Deliver until nothing is due; True when what remains belongs into the other lane."""
+    async def _drain(self, flow: _Flow, apart: bool) -> bool:
+        """Deliver until nothing is due; True when the place is given back before that, to be taken anew.
+
+        That is when the endpoint belongs into the other lane, or as soon as somebody waits for a place.
+        """
         done: Attempted | None = None
         while True:
             flow.again = False
@@ -167,21 +187,34 @@ class Sender:
                     continue
                 return False
             self._judge(flow, claim.suspect)
-            if claim.suspect == suspect and not suspect:
+            if not claim.suspect:
                 self._more(flow)
             done = await self._attempt(claim)
             if done is None:
-                return False
-            if self._stopping or flow.suspect != suspect:
+                await self._journal.give_back(claim)
+                return True
+            self._time(flow, done.duration_ms)
+            if self._stopping or flow.apart != apart or self._lanes[apart].wanted:
                 await self._journal.finish(done)
-                return flow.suspect != suspect
+                return True
+
+    async def _workspace_of(self, endpoint_id: str) -> str | None:
+        found = self._workspaces.get(endpoint_id)
+        if found is None:
+            found = await EndpointsOfAllWorkspaces.workspace_of(self._database.reader, endpoint_id)
+            if found is not None:
+                if len(self._workspaces) >= _MAX_KNOWN:
+                    self._workspaces.clear()
+                self._workspaces[endpoint_id] = found
+        return found
 
     def _judge(self, flow: _Flow, suspect: bool) -> None:
         flow.suspect = suspect
-        if suspect:
-            self._suspects.add(flow.endpoint_id)
-        else:
-            self._suspects.discard(flow.endpoint_id)
+        _remember(self._suspects, flow.endpoint_id, suspect)
+
+    def _time(self, flow: _Flow, took_ms: int) -> None:
+        flow.slow = took_ms >= self._slow_ms
+        _remember(self._slow, flow.endpoint_id, flow.slow)
 
     async def _insist(self, endpoint_id: str, done: Attempted | None) -> Claim | None:
         """Write and claim. What a delivery came to is tried again as long as its lease may last."""
@@ -229,7 +262,16 @@ class Sender:
                     self._database.reader, now(), _SWEEP_LIMIT
                 ):
                     await self._queue.put(KIND, endpoint_id)
+                for stranded in await DeliveriesOfAllWorkspaces.stranded(self._database.reader, _SWEEP_LIMIT):
+                    await self._journal.close_stranded(*stranded)
             await asyncio.sleep(self._sweep_seconds)
+
+
+def _remember(known: set[str], endpoint_id: str, holds: bool) -> None:
+    if holds:
+        known.add(endpoint_id)
+    else:
+        known.discard(endpoint_id)
 
 
 def _answered(claim: Claim, at: int, took: int, answer: HttpAnswer) -> Attempted:

@@ -21,6 +21,7 @@ from relay.store.writer import Tx
 from relay.webhooks.health import DELETED, disable, endpoint_event
 from relay.webhooks.outbox import Outbox, message
 from relay.webhooks.sealed import Sealed
+from relay.webhooks.turns import in_turn
 from relay.webhooks.types import TEST, unknown
 
 MAX_ENDPOINTS: Final = 50
@@ -120,7 +121,7 @@ class Endpoints:
     async def list(self, workspace_id: str) -> list[Endpoint]:
         """Return every endpoint, newest first."""
         repository, reader = EndpointRepository(workspace_id), self._database.reader
-        rows = await repository.all(reader, MAX_ENDPOINTS)
+        rows = await repository.all(reader)
         bodies = await repository.envelopes_of(reader, [row.id for row in rows])
         return [Endpoint(row, self._open(row, bodies[row.id]).url) for row in rows if row.id in bodies]
 
@@ -158,7 +159,7 @@ class Endpoints:
                 row = disable(tx, self._outbox, row, "switched_off", at, principal=actor.id, request_id=request_id)
             return Endpoint(row, url)
 
-        return await self._database.writer.run(unit)
+        return await in_turn(self._database.writer, unit)
 
     async def delete(self, actor: Principal, endpoint_id: str, request_id: str) -> None:
         """Remove an endpoint with its secrets. Its deliveries stay in the log; what was pending is a dead letter."""
@@ -173,7 +174,7 @@ class Endpoints:
             self._outbox.routes_changed(tx)
             tx.record(endpoint_event("deleted", row, actor.id, request_id))
 
-        await self._database.writer.run(unit)
+        await in_turn(self._database.writer, unit)
 
     async def rotate(self, actor: Principal, endpoint_id: str, overlap_hours: int, request_id: str) -> NewSecret:
         """Make a new secret. Until the overlap is over, deliveries are signed with the old one as well."""
@@ -190,7 +191,7 @@ class Endpoints:
             tx.record(endpoint_event("rotated", row, actor.id, request_id))
             return NewSecret(Endpoint(row, sealed.url), rotated.secrets[0].text, until)
 
-        return await self._database.writer.run(unit)
+        return await in_turn(self._database.writer, unit)
 
     async def test(self, actor: Principal, endpoint_id: str, request_id: str) -> str:
         """Send ``webhook.test`` to an endpoint and return the delivery's id; 409 when it is disabled."""
@@ -212,7 +213,7 @@ class Endpoints:
             tx.record(draft)
             return delivery.id
 
-        return await self._database.writer.run(unit)
+        return await in_turn(self._database.writer, unit)
 
     def _require_url(self, url: str) -> None:
         if (reason := self._client.refusal(url)) is not None:

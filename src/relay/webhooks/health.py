@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from relay.audit.record import event
 from relay.core.event import EventDraft
-from relay.store.deliveries import DeliveryRepository
+from relay.store.deliveries import DeliveriesOfAllWorkspaces, DeliveryRepository
 from relay.store.endpoints import EndpointRepository, EndpointRow
 from relay.store.writer import Tx
 from relay.webhooks.outbox import Outbox
@@ -22,11 +22,9 @@ DISABLED: Final = "endpoint_disabled"
 DELETED: Final = "endpoint_deleted"
 
 
-def note_failure(tx: Tx, outbox: Outbox, schedule: Schedule, endpoint: str, workspace: str, at: int, code: int) -> None:
-    """Count a failed attempt with that status (0 for none): pause the endpoint, or disable it."""
-    repository = EndpointRepository(workspace)
-    row = repository.lock(tx, endpoint)
-    if row is None or row.status != "enabled":
+def note_failure(tx: Tx, outbox: Outbox, schedule: Schedule, row: EndpointRow, at: int, code: int) -> None:
+    """Count a failed attempt with that status (0 for none): pause the locked endpoint, or disable it."""
+    if row.status != "enabled":
         return
     failures, since = row.failures + 1, row.failing_since if row.failing_since is not None else at
     reason: Reason | None = None
@@ -38,18 +36,28 @@ def note_failure(tx: Tx, outbox: Outbox, schedule: Schedule, endpoint: str, work
         disable(tx, outbox, replace(row, failures=failures, failing_since=since), reason, at)
         return
     pause = schedule.pause_after(failures)
-    repository.set_health(
+    EndpointRepository(row.workspace_id).set_health(
         tx,
-        endpoint,
+        row.id,
         failures=failures,
         failing_since=since,
         paused_until=None if pause is None else at + pause,
     )
 
 
-def note_success(tx: Tx, endpoint: str, workspace: str) -> None:
-    """Forget the failures before a success."""
-    EndpointRepository(workspace).recover(tx, endpoint)
+def note_success(tx: Tx, row: EndpointRow) -> None:
+    """Forget a locked endpoint's failures before a success."""
+    if row.failures:
+        EndpointRepository(row.workspace_id).recover(tx, row.id)
+
+
+def close_stranded(tx: Tx, endpoint: str, workspace: str, at: int) -> None:
+    """Make dead letters of what came for an endpoint while it was disabled or deleted."""
+    row = EndpointRepository(workspace).lock(tx, endpoint)
+    if row is None:
+        DeliveriesOfAllWorkspaces.close(tx, endpoint, at=at, reason=DELETED)
+    elif row.status != "enabled":
+        DeliveryRepository(workspace).give_up(tx, endpoint, at=at, reason=DISABLED)
 
 
 def disable(

@@ -14,11 +14,12 @@ from relay.store.endpoints import EndpointRepository, EndpointRow, EndpointsOfAl
 from relay.store.query import Query
 from relay.store.tables import envelopes as envelopes_table
 from relay.store.writer import Tx
-from relay.webhooks.health import note_failure, note_success
+from relay.webhooks.health import close_stranded, note_failure, note_success
 from relay.webhooks.outbox import PURPOSE as MESSAGE_PURPOSE
 from relay.webhooks.outbox import Outbox
 from relay.webhooks.schedule import Schedule
 from relay.webhooks.sealed import Sealed
+from relay.webhooks.turns import in_turn
 
 ANSWER_PURPOSE: Final = "webhook-answer"
 ERASED: Final = "event_erased"
@@ -108,20 +109,27 @@ class Journal:
                 self._finish(tx, done, answer)
             return self._claim(tx, endpoint_id)
 
-        found = await self._database.writer.run(unit, outcome=done is not None)
+        found = await in_turn(self._database.writer, unit, outcome=done is not None)
         return None if found is None else self._opened(found)
 
     async def finish(self, done: Attempted) -> None:
         """Write what an attempt came to."""
         answer = self._sealed_answer(done)
-        await self._database.writer.run(lambda tx: self._finish(tx, done, answer), outcome=True)
+        await in_turn(self._database.writer, lambda tx: self._finish(tx, done, answer), outcome=True)
 
     async def give_back(self, claim: Claim) -> None:
-        """Return a delivery that was not attempted."""
-        deliveries = DeliveryRepository(claim.delivery.workspace_id)
-        await self._database.writer.run(
-            lambda tx: deliveries.give_back(tx, claim.delivery.id, fence=claim.fence, due_at=now()), outcome=True
-        )
+        """Return a delivery that was not attempted: it is due at once, and counts no attempt."""
+        row = claim.delivery
+
+        def unit(tx: Tx) -> None:
+            EndpointRepository(row.workspace_id).lock(tx, row.endpoint_id)
+            DeliveryRepository(row.workspace_id).give_back(tx, row.id, fence=claim.fence, due_at=now())
+
+        await in_turn(self._database.writer, unit, outcome=True)
+
+    async def close_stranded(self, endpoint_id: str, workspace_id: str) -> None:
+        """Make dead letters of what came for an endpoint while it was disabled or deleted."""
+        await in_turn(self._database.writer, lambda tx: close_stranded(tx, endpoint_id, workspace_id, now()))
 
     async def void_leases(self) -> int:
         """Take back every lease: right at the start of the only process that sends."""
@@ -147,6 +155,7 @@ class Journal:
 
     def _finish(self, tx: Tx, done: Attempted, answer: dict[str, Any] | None) -> None:
         row, at = done.claim.delivery, now()
+        endpoint = EndpointRepository(row.workspace_id).lock(tx, row.endpoint_id)
         deliveries = DeliveryRepository(row.workspace_id)
         given_up, made = deliveries.status(tx, row.id) == "dead", row.attempts + 1
         wait = None if given_up or done.claim.body is None else self._schedule.retry_after(made, done.asked)
@@ -166,11 +175,12 @@ class Journal:
         deliveries.insert_attempt(tx, _attempt(done, made))
         if answer is not None:
             tx.run(_PUT, **answer)
+        if endpoint is None:
+            return
         if done.succeeded:
-            note_success(tx, row.endpoint_id, row.workspace_id)
+            note_success(tx, endpoint)
         elif done.claim.body is not None:
-            code = done.status_code or 0
-            note_failure(tx, self._outbox, self._schedule, row.endpoint_id, row.workspace_id, at, code)
+            note_failure(tx, self._outbox, self._schedule, endpoint, at, done.status_code or 0)
 
     def _sealed_answer(self, done: Attempted) -> dict[str, Any] | None:
         if not done.answer:

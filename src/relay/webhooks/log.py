@@ -18,6 +18,7 @@ from relay.store.writer import Tx
 from relay.webhooks.journal import ANSWER_PURPOSE, answer_id
 from relay.webhooks.outbox import PURPOSE as MESSAGE_PURPOSE
 from relay.webhooks.outbox import Outbox
+from relay.webhooks.turns import in_turn
 
 MAX_PAGE: Final = 200
 DEFAULT_PAGE: Final = 50
@@ -96,7 +97,7 @@ class DeliveryLog:
         )
 
         def unit(tx: Tx) -> DeliveryRow:
-            row = deliveries.lock(tx, delivery_id)
+            row = deliveries.get(tx, delivery_id)
             if row is None:
                 raise NotFound("There is no such delivery.")
             _require_enabled(tx, actor.workspace_id, row.endpoint_id)
@@ -108,7 +109,7 @@ class DeliveryLog:
             tx.record(draft)
             return again
 
-        return await self._database.writer.run(unit)
+        return await in_turn(self._database.writer, unit)
 
     async def replay_failed(self, actor: Principal, endpoint_id: str, since: int, request_id: str) -> tuple[int, bool]:
         """Deliver every dead letter of an endpoint since a time again, oldest first.
@@ -136,7 +137,7 @@ class DeliveryLog:
                     tx.record(draft)
                 return dead
 
-            found = await self._database.writer.run(unit)
+            found = await in_turn(self._database.writer, unit)
             total += len(found)
             if len(found) < _AT_ONCE:
                 return total, False

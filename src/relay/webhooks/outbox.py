@@ -65,7 +65,11 @@ class Outbox:
         self._wake: Wake | None = None
 
     def follow(self, generation: Generation) -> None:
-        """Keep what endpoints ask for in memory as long as this stands still; until then it is read each time."""
+        """Where no other process writes, keep what endpoints ask for in memory as long as this stands still.
+
+        Until then each transaction that has something to tell reads whether it has changed, so that an endpoint made
+        by another process misses nothing that comes after it.
+        """
         self._generation = generation
 
     def listen(self, wake: Wake) -> None:
@@ -77,14 +81,12 @@ class Outbox:
 
         A draft that has no form as JSON breaks the batch: only the unit that recorded it fails.
         """
-        routes = self._current(tx)
-        if not routes:
+        told = [(kind, draft) for draft in drafts if (kind := type_of(draft)) is not None]
+        if not told or not (routes := self._current(tx)):
             return
         found = []
-        for draft in drafts:
-            wanted = routes.get(draft.workspace_id)
-            kind = type_of(draft) if wanted is not None else None
-            if wanted is not None and kind is not None and (endpoints := wanted.get(kind.name)):
+        for kind, draft in told:
+            if endpoints := routes.get(draft.workspace_id, {}).get(kind.name):
                 found.append(_message(kind, draft, endpoints))
         if found:
             self.put(tx, found)

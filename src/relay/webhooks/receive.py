@@ -17,7 +17,7 @@ from relay.core.clock import DAY, MICROSECONDS, iso, now
 from relay.core.event import EventDraft
 from relay.core.facts import RequestFacts
 from relay.core.ids import new_id
-from relay.core.problem import BadSignature, Conflict, Unavailable
+from relay.core.problem import BadSignature, Conflict, Unavailable, UnsupportedMediaType
 from relay.core.signed import Evidence, Signed
 from relay.crypto.digest import sha256_hex
 from relay.crypto.envelope import EnvelopeError, Envelopes
@@ -125,6 +125,8 @@ class Receiving:
         at = now()
         party = self._installation(at) if given is None else await self._party(str(given), at)
         verdict = verify(party.scheme, party.keys(), facts.header, body, now=at)
+        if party.scheme == "legacy" and facts.repeats(b"x-webhook-version"):
+            verdict = Refused("malformed")
         if not party.known:
             raise BadSignature(reason="unknown_receiver")
         if isinstance(verdict, Verified):
@@ -133,18 +135,21 @@ class Receiving:
             return _signed(party, body, Verified(), unsigned=True)
         raise BadSignature(reason=f"signature_{verdict.reason}")
 
-    async def accept(self, signed: Signed, facts: RequestFacts) -> Accepted | Challenge:
+    async def accept(self, signed: Signed, facts: RequestFacts, *, principal: str = "") -> Accepted | Challenge:
         """Store what was signed, with its receipt and audit event, in one transaction; or find what came first.
 
-        400 and 415 for a body that is not what receivers take (:func:`read_body`); then nothing is stored.
+        The audit event says that ``principal`` did it, by default the receiver. 400 and 415 for a body that is not what
+        receivers take (:func:`read_body`); then nothing is stored.
         """
+        if facts.repeats(b"content-encoding"):
+            raise UnsupportedMediaType("Send the body without a content encoding.")
         reading = read_body(cast(Scheme, signed.scheme), facts.header, signed.body)
         if reading.challenge is not None:
             return Challenge(reading.challenge)
         at = now()
         row = self._row(signed, reading, facts.request_id, at)
         receipt = _receipt(signed, reading, row)
-        draft = _draft(signed, reading, row)
+        draft = _draft(signed, reading, row, principal or row.receiver_id)
         body = self._vault.seal(
             signed.body,
             workspace=row.workspace_id,
@@ -165,7 +170,7 @@ class Receiving:
         first = await self._database.writer.run(unit)
         return Accepted(first or row.id, first is not None, signed.unsigned)
 
-    async def try_out(self, receiver: ReceiverRow, request_id: str) -> Accepted:
+    async def try_out(self, receiver: ReceiverRow, principal: str, request_id: str) -> Accepted:
         """Sign a ``webhook.test`` event with the receiver's newest secret, verify and accept it as if it had come.
 
         409 for a receiver that is disabled or past its legacy date.
@@ -181,7 +186,7 @@ class Receiving:
         verdict = verify(party.scheme, party.keys(), facts.header, body, now=at)
         if isinstance(verdict, Refused):
             raise Conflict("This receiver does not verify what its own secret has signed.")
-        accepted = await self.accept(_signed(party, body, verdict), facts)
+        accepted = await self.accept(_signed(party, body, verdict), facts, principal=principal)
         assert isinstance(accepted, Accepted)
         return accepted
 
@@ -249,11 +254,11 @@ def _receipt(signed: Signed, reading: Reading, row: ReceivedRow) -> Receipt:
     return Receipt(signed.receiver_id, mark, row.id, row.received_at + kept)
 
 
-def _draft(signed: Signed, reading: Reading, row: ReceivedRow) -> EventDraft:
+def _draft(signed: Signed, reading: Reading, row: ReceivedRow, principal: str) -> EventDraft:
     return event(
         "webhooks:event:received",
         workspace_id=row.workspace_id,
-        principal=row.receiver_id,
+        principal=principal,
         request_id=row.request_id,
         target=row.id,
         details={

@@ -1,5 +1,6 @@
 """What a verified body says: its value, the type that it claims, the id that it carries. Never called before."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
 FORM_SCHEMES: Final = frozenset({"github", "slack"})
 MAX_FIELDS: Final = 200
+MAX_DEPTH: Final = 32
 MAX_TYPE: Final = 100
 
 _JSON_TYPE: Final = re.compile(r"application/(?:json|[a-z0-9!#$&^_.-]{1,60}\+json)")
@@ -41,10 +43,12 @@ def read_body(scheme: Scheme, header: Header, body: bytes) -> Reading:
     """Return what a verified body says.
 
     415 for a content encoding and for a media type other than JSON (``application/json``, ``application/…+json``) or,
-    from GitHub and Slack, a form; 400 for a body that is not what its media type says. Total otherwise.
+    from GitHub and Slack, a form; 400 for a body that is not what its media type says, that is nested deeper than 32
+    levels, or that has a number beyond what JSON readers hold (``1e999``). Total otherwise.
     """
     content_type = _content_type(header, scheme)
-    value = _json(body) if content_type != FORM else _form(body)
+    value = value_of(content_type, body)
+    _require_bounded(value)
     kind = _TYPES[scheme](value, header)
     shown = kind if isinstance(kind, str) and len(kind) <= MAX_TYPE and kind.isprintable() else ""
     return Reading(content_type, value, shown, _id_in(scheme, value), _challenge(scheme, value))
@@ -74,6 +78,24 @@ def _json(body: bytes | str) -> Any:
         return from_json(body, allow_inf_nan=False)
     except ValueError:
         raise BadRequest("The body is not valid JSON (RFC 8259, UTF-8).") from None
+
+
+def _require_bounded(value: Any) -> None:
+    """Refuse what could be stored and not be shown: what wraps it deeper could not be read again, or not written."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        if any(isinstance(item, float) and not math.isfinite(item) for item in level):
+            raise BadRequest("The body has a number beyond what JSON readers hold.")
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+        if not any(isinstance(item, dict | list) for item in level):
+            return
+        level = inner
+    raise BadRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
 def _form(body: bytes) -> Any:

@@ -15,6 +15,7 @@ from relay.core.problem import Conflict, NotFound
 from relay.crypto.webhooks import Scheme, key_of, new_secret_for
 from relay.identity.rules import checked_name, invalid
 from relay.store.database import Database
+from relay.store.endpoints import take_turn
 from relay.store.received import BODY_PURPOSE, ReceivedRepository, ReceivedRow
 from relay.store.receivers import SECRET_PURPOSE, ReceiverRepository, ReceiverRow, SecretRow
 from relay.store.vault import Sealed, Vault
@@ -111,6 +112,7 @@ class Receivers:
         repository = ReceiverRepository(workspace)
 
         def unit(tx: Tx) -> None:
+            take_turn(tx)
             if repository.count(tx) >= MAX_RECEIVERS:
                 raise Conflict(f"A workspace has at most {MAX_RECEIVERS} receivers.")
             repository.insert(tx, row)
@@ -198,7 +200,7 @@ class Receivers:
         """Let the receiver accept a ``webhook.test`` event that its own newest secret has signed. 404; 409."""
         repository = ReceiverRepository(principal.workspace_id)
         row = _found(await repository.find(self._database.reader, receiver_id))
-        return await self._receiving.try_out(row, request_id)
+        return await self._receiving.try_out(row, principal.id, request_id)
 
     async def page(self, workspace_id: str, *, cursor: str | None, limit: int) -> Page:
         """Return receivers, newest first. 422 for a cursor that no page gave."""

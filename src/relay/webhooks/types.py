@@ -274,6 +274,7 @@ CATALOGUE: Final[tuple[EventType, ...]] = (
 
 BY_NAME: Final = {kind.name: kind for kind in CATALOGUE}
 TEST: Final = BY_NAME["webhook.test"]
+_ASKED_FOR: Final = tuple(name for name in BY_NAME if name != TEST.name)
 _BY_SOURCE: Final[dict[str, dict[str, EventType]]] = {}
 for _kind in CATALOGUE:
     for _source in _kind.sources:
@@ -296,13 +297,13 @@ def expand(wanted: list[str]) -> frozenset[str]:
     """
     found: set[str] = set()
     for pattern in wanted:
-        found.update(name for name in BY_NAME if name != TEST.name and _fits(pattern, name))
+        found.update(name for name in _ASKED_FOR if _fits(pattern, name))
     return frozenset(found)
 
 
 def unknown(wanted: list[str]) -> list[str]:
-    """Return the patterns of a filter that fit no type."""
-    return [pattern for pattern in wanted if not any(_fits(pattern, name) for name in BY_NAME)]
+    """Return the patterns of a filter that fit no type that can be asked for."""
+    return [pattern for pattern in wanted if not any(_fits(pattern, name) for name in _ASKED_FOR)]
 
 
 def _fits(pattern: str, name: str) -> bool:

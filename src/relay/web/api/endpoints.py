@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from relay.core.access import Access
 from relay.core.clock import iso
 from relay.core.principal import Scope
-from relay.core.validation import validated
+from relay.core.validation import printable, validated
 from relay.egress.target import MAX_URL
 from relay.surface.body import KIB, read_json
 from relay.surface.declare import Call, Routes
@@ -32,7 +32,7 @@ _Events = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=64, examples=["action.succeeded", "run.*", "*"])]],
     Field(min_length=1, max_length=MAX_EVENTS),
 ]
-_Description = Annotated[str, Field(max_length=MAX_DESCRIPTION, examples=["billing"])]
+_Description = Annotated[str, AfterValidator(printable), Field(max_length=MAX_DESCRIPTION, examples=["billing"])]
 _Switch = Annotated[bool, Field(strict=True)]
 
 

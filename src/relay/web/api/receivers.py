@@ -179,7 +179,7 @@ def receiving_routes(receiving: Receiving) -> Routes:
 
     @routes.post(
         "/webhooks/relay",
-        access=Access("signature", frozenset(), (), "api:webhooks:receive"),
+        access=Access("signature", frozenset(), ("webhooks",), "api:webhooks:receive"),
         body_limit=DELIVERY_LIMIT,
         summary="Receive a webhook for the installation",
         openapi_extra=_SIGNED_BODY,
@@ -190,7 +190,7 @@ def receiving_routes(receiving: Receiving) -> Routes:
 
     @routes.post(
         "/webhooks/in/{receiver}",
-        access=Access("signature", frozenset(), (), "api:webhooks:receive"),
+        access=Access("signature", frozenset(), ("webhooks",), "api:webhooks:receive"),
         body_limit=DELIVERY_LIMIT,
         summary="Receive a webhook for a receiver",
         openapi_extra=_SIGNED_BODY,
