@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cedarpy import PolicySet, is_authorized_batch
@@ -95,9 +95,11 @@ def whole(active: Active) -> float:
 def forgetful(active: Active, asked: DecisionInputs) -> float:
     """Return what a decision takes when nothing is remembered."""
 
+    moments = itertools.count()
+
     def once() -> None:
-        active.policies.forget()
-        evaluate(asked, active)
+        # Another person each time, whom nobody has decided about.
+        evaluate(replace(asked, principal=replace(asked.principal, id=f"key_{next(moments)}")), active)
 
     return spent(once)
 

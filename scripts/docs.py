@@ -71,11 +71,11 @@ def _argument(item: TyperArgument) -> tuple[str, str, str]:
 
 
 def _option(item: TyperOption) -> tuple[str, str, str]:
-    names = ", ".join(f"`{name}`" for name in item.opts)
+    names = ", ".join(f"`{name}`" for name in [*item.opts, *item.secondary_opts])
     if item.required:
         default = "required"
     elif item.is_flag or item.default in (None, "", [], ()):
-        default = "off" if item.is_flag else "none"
+        default = ("on" if item.default else "off") if item.is_flag else "none"
     else:
         default = f"`{item.default}`"
     return names, item.help or "", default

@@ -198,13 +198,14 @@ async def runs_house(
     idempotency_ttl: int = DAY,
     lease_seconds: float = 30.0,
     grace: float = 5.0,
+    policy: str = NOTHING_DESTRUCTIVE,
 ) -> AsyncIterator[RunsHouse]:
     """Open a house on a database; ``running`` says whether it works on runs."""
     envelopes = Envelopes.of(KEK)
     database = Database(target, Recorder(envelopes).finish)
     await database.start()
     try:
-        house = await _built(database, envelopes, world or World(), plan_ttl, idempotency_ttl, lease_seconds)
+        house = await _built(database, envelopes, world or World(), plan_ttl, idempotency_ttl, lease_seconds, policy)
         sole = target.kind == "sqlite" if sole_process is None else sole_process
         if running:
             await house.parts.sweep.start(sole_process=sole)
@@ -226,7 +227,13 @@ async def runs_house(
 
 
 async def _built(
-    database: Database, envelopes: Envelopes, world: World, plan_ttl: int, idempotency_ttl: int, lease_seconds: float
+    database: Database,
+    envelopes: Envelopes,
+    world: World,
+    plan_ttl: int,
+    idempotency_ttl: int,
+    lease_seconds: float,
+    policies: str,
 ) -> RunsHouse:
     vault = Vault(envelopes, database.reader)
     api_keys = ApiKeys(database, envelopes, "test")
@@ -236,7 +243,7 @@ async def _built(
     queue = open_queue(database.target, 4)
     checks = Checks(KillSwitch(database, catalog), Budgets(database, vault), Recorded(vault, 30 * DAY))
     lifetimes = Lifetimes(idempotency=idempotency_ttl)
-    policy = cedar(NOTHING_DESTRUCTIVE, catalog)
+    policy = cedar(policies, catalog)
     parts = GateParts(
         database,
         vault,

@@ -571,15 +571,15 @@ async def test_odd_text_breaks_nothing(walk: Walk) -> None:
 async def test_no_text_of_any_body_may_hold_what_a_database_refuses(walk: Walk) -> None:
     """PostgreSQL takes no NUL in text. Every member that may hold text is tried, those that may be left out too."""
     fine = tuple(range(200, 500))
+    owner = await walk.gateway.key(*SCOPES, workspace=OTHER, kind="person")
+    tried = set()
     for probe in with_body(walk.gateway):
-        bodies = list(_with_nul(probe, probe.body_schema or {}, probe.body()))
-        walk.check(probe.name, bool(bodies) or probe.name in WITHOUT_TEXT, "no member of the body may hold text")
-        for body in bodies:
+        path = await foreign_path(walk.gateway, probe) if probe.names else probe.path()
+        for body in _with_nul(probe, probe.body_schema or {}, probe.body()):
             about = f"{probe.name} {str(body)[:200]}"
-            await walk.ask(about, probe.method, probe.path(), fine, key=walk.gateway.admin, json=body)
-
-
-WITHOUT_TEXT: frozenset[str] = frozenset()
+            await walk.ask(about, probe.method, path, fine, key=owner, json=body)
+            tried.add(probe.name)
+    assert {"POST /webhooks/endpoints", "PATCH /webhooks/endpoints/{endpoint_id}", "POST /kill-switch"} <= tried
 
 
 def _with_nul(probe: Probe, schema: dict[str, Any], base: Any) -> Iterator[Any]:

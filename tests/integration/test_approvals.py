@@ -53,6 +53,18 @@ async def test_an_approved_step_runs_by_itself_once(office: Office) -> None:
     assert decision["decision"] == "approve" and decision["comment"] == "go on"
 
 
+@pytest.mark.parametrize(
+    "char", ["\u202e", "\u2066", "\u200b", "\u2028", "\u2029", "\ufeff", "\x85", "\n", "\x1b", "\0"]
+)
+async def test_a_comment_shows_itself_as_it_is(office: Office, char: str) -> None:
+    request = await office.requested()
+    for how in ("approve", "deny"):
+        problem = (await office.decide(request, how, comment=f"by all{char}means")).expect(422)
+        assert [error["pointer"] for error in problem["errors"]] == ["/comment"] and char not in str(problem)
+    assert (await office.request(request["approval_id"]))["status"] == "pending"
+    (await office.decide(request, comment="schön – прекрасно 👍")).expect(200)
+
+
 async def test_an_approval_is_used_once(office: Office) -> None:
     request = await office.requested()
     (await office.decide(request)).expect(200)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from relay.connectors import http, webhook
 from relay.connectors.exchange import RESULT_BODY, Answer
@@ -127,8 +128,15 @@ def test_secrets_are_masked_in_preview_and_redaction() -> None:
     assert shown.body["headers"]["accept"] == "text/plain"
     assert shown.body["body"]["shown"] == redacted["json"]["shown"] == "yes"
     assert redacted["query"] == {"token": "***", "page": 3}
+    assert shown.warnings == (
+        "6 values are masked: /url (api_key), /url (token), /headers/authorization, /headers/x-custom, "
+        "/body/password, /body/nested/0/client_secret/a.",
+    )
     saved = step(SAVE, url=SECRETS["url"], payload=SECRETS["json"])
     assert "hunter2" not in repr(SAVE.render(saved, CLIENT)) + repr(SAVE.redact(saved.params))
+    assert SAVE.render(saved, CLIENT).warnings == (
+        "3 values are masked: /url (api_key), /body/password, /body/nested/0/client_secret/a.",
+    )
 
 
 async def test_secrets_are_not_masked_on_the_wire() -> None:
@@ -208,6 +216,20 @@ async def test_only_harmless_headers_of_the_answer_are_kept() -> None:
     async with http_server(answer(raw)) as server:
         result = await perform(REQUEST, method="GET", url=server.url)
     assert result.headers == {"etag": "x", "x-request-id": "7", "content-type": "text/a", "content-length": "4"}
+
+
+async def test_header_values_of_the_answer_can_always_be_recorded() -> None:
+    raw = b'HTTP/1.1 201 Created\r\nETag: "a\xe9\xff"\r\nX-Request-Id: \xe2\x80\xae7\x7f\r\nContent-Length: 0\r\n'
+    raw += b"Location: /\xff?token=hunter2\r\n\r\n"
+    async with http_server(answer(raw)) as server:
+        result = await perform(REQUEST, method="POST", url=server.url)
+    assert to_json(result)
+    assert result.headers == {
+        "etag": '"a\ufffd\ufffd"',
+        "x-request-id": "\ufffd7\ufffd",
+        "content-length": "0",
+        "location": "/\ufffd?token=***",
+    }
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,24 @@ async def test_explain(gateway: Gateway) -> None:
         assert (await gateway.post("/policies/explain", at, key=gateway.admin)).expect(200)["decision"] == decision
 
 
+@pytest.mark.parametrize(
+    ("at", "year"),
+    [
+        ("0001-01-01T00:00:00Z", "0001"),
+        ("0999-06-01T12:00:00+01:00", "0999"),
+        ("9999-12-31T23:59:59.999999Z", "9999"),
+        ("9999-12-31T23:59:59+23:59", "9999"),
+    ],
+)
+async def test_explain_at_any_time_that_can_be_written(gateway: Gateway, at: str, year: str) -> None:
+    first, last = f'datetime("{year}-01-01")', f'datetime("{year}-12-31T23:59:59.999Z")'
+    spoken = f"context.time.now >= {first} && context.time.now <= {last}"
+    await put(gateway, f'@id("then") permit (principal, action, resource) when {{ {spoken} }};')
+    asked = {**ECHO, "context": {"at": at}}
+    found = (await gateway.post("/policies/explain", asked, key=gateway.admin)).expect(200)
+    assert (found["decision"], found["policies"]) == ("allow", ["then"])
+
+
 async def test_what_cannot_be_explained(gateway: Gateway) -> None:
     await gateway.key("actions:execute", workspace="other", name="theirs")
     theirs = await gateway.house.api_keys.list("other")
@@ -166,6 +184,8 @@ async def test_what_cannot_be_explained(gateway: Gateway) -> None:
         ({"principal": "a\0b"}, 404, None),
         ({"context": {"at": "yesterday"}}, 422, "/context/at"),
         ({"context": {"at": "2030-01-02T03:04:05"}}, 422, "/context/at"),
+        ({"context": {"at": "9999-12-31T23:59:59-23:59"}}, 422, "/context/at"),
+        ({"context": {"at": "0001-01-01T00:00:00+23:59"}}, 422, "/context/at"),
         ({"context": {"approved": True}}, 422, "/context/approved"),
         ({"context": {"approvals": "1"}}, 422, "/context/approvals"),
     ):

@@ -43,7 +43,7 @@ class Document:
         lines = ["HTTP/1.1 200 OK", "Content-Length: 0"]
         lines += [f"ETag: {self.tag}"] if self.tag else []
         lines += [f"Last-Modified: {self.modified}"] if self.modified else []
-        writer.write("\r\n".join([*lines, "", ""]).encode())
+        writer.write("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
         await writer.drain()
 
     def put(self, method: str = "PUT", **more: Any) -> dict[str, Any]:
@@ -165,6 +165,26 @@ async def test_a_weak_version_is_compared_but_not_sent(target: Target, tmp_path:
         own = await previewed(office, document, **{"if-match": '"own"'})
         (await executed(office, own)).expect(200)
         assert 'if-match: "own"' in document.heads[-1] and '"v1"' not in document.heads[-1]
+
+
+@pytest.mark.parametrize("tag", ['"a\x7fb"', '"é"', '"\udce9"', '"a b"', '"a"b"', '"open', '"' + "x" * 7000 + '"'])
+async def test_an_etag_that_cannot_be_sent_back_keeps_nothing_from_being_sent(
+    target: Target, tmp_path: Path, tag: str
+) -> None:
+    async with world(target, tmp_path, tag=tag) as (office, document):
+        padding = {f"x-{number}": "p" * 4000 for number in range(3)} if len(tag) > 1000 else {}
+        preview = await previewed(office, document, **padding)
+        assert preview["seen_version"].startswith('etag:"') and preview["seen_version"].isprintable()
+        done = (await executed(office, preview)).expect(200)
+        assert done["status"] == "succeeded" and document.methods == ["HEAD", "HEAD", "PUT"]
+        assert "if-match" not in document.heads[-1]
+
+
+@pytest.mark.parametrize("tag", ['""', '"!#~"', '"{a:b}"'])
+async def test_every_strong_etag_is_sent_back_as_it_is(target: Target, tmp_path: Path, tag: str) -> None:
+    async with world(target, tmp_path, tag=tag) as (office, document):
+        (await executed(office, await previewed(office, document))).expect(200)
+        assert f"if-match: {tag}\r\n" in document.heads[-1] + "\r\n"
 
 
 async def test_what_cannot_be_read_is_said(target: Target, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ async def test_plain_http_goes_to_a_host_that_is_named(sqlite_target: Target, tm
         {"events": ["nothing.such"]},
         {"events": []},
         {"events": ["action.*", "run"]},
+        {"events": ["webhook.test"]},
         {"events": "*"},
         {"legacy_signature": 1},
         {"secret": "mine"},

@@ -464,6 +464,9 @@ async def test_a_receiver_can_be_tried_out(gateway: Gateway, scheme: Scheme) -> 
     assert [answer["duplicate"] for answer in found] == [False, False]
     shown = (await gateway.get(f"/webhooks/events/{found[0]['id']}", key=gateway.admin)).expect(200)
     assert (shown["type"], shown["receiver_id"]) == ("webhook.test", receiver.id)
+    (made,) = await gateway.events("webhooks:receiver:created")
+    asked = await gateway.events("webhooks:event:received")
+    assert made["principal"].startswith("key_") and {row["principal"] for row in asked} == {made["principal"]}
 
 
 async def test_the_legacy_scheme_ends_with_its_day(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.connectors.masking import MAX_READ, looks_secret, mask_headers, mask_json, mask_text, mask_url
+from relay.connectors.masking import MAX_READ, Masked, looks_secret, mask_headers, mask_json, mask_text, mask_url
 
 SECRET = """token access_token accessToken ACCESS-TOKEN refreshToken idtoken secret client_secret clientSecret password
 passwd Password pwd pass passphrase key apikey api_key apiKey X-API-Key APIKey keys private_key sig signature
@@ -18,7 +18,66 @@ email page zipcode countryCode q limit turkey keyword opinion designer""".split(
 def test_secret_names(name: str) -> None:
     assert looks_secret(name)
     assert mask_url(f"https://x.y/p?a=1&{name}=hunter2&b=2") == f"https://x.y/p?a=1&{name}=***&b=2"
-    assert mask_json([{"a": {name: {"deep": "hunter2"}}, "b": 1}]) == [{"a": {name: "***"}, "b": 1}]
+    for secret in ("hunter2", 1234, 1.5):
+        assert mask_json([{"a": {name: secret}, "b": 1}]) == [{"a": {name: "***"}, "b": 1}]
+        assert mask_json({name: [secret, [secret], None, True]}) == {name: ["***", ["***"], None, True]}
+
+
+@pytest.mark.parametrize("name", ["session", "keys", "auth", "key", "pass", "pin"])
+def test_a_name_that_may_be_a_things_hides_nothing_but_its_own_values(name: str) -> None:
+    asked = {"action": "delete everything", "amount": 10**6, "token": "hunter2", "parts": [{"what": "x"}]}
+    assert mask_json({name: asked}) == {name: {**asked, "token": "***"}}
+    assert mask_json({name: [{"what": "x"}, "hunter2"]}) == {name: [{"what": "x"}, "***"]}
+
+
+@pytest.mark.parametrize("name", ["credentials", "client_secret", "accessToken", "passwords"])
+def test_what_lies_within_a_secret_keeps_its_shape_alone(name: str) -> None:
+    secret: dict[str, object] = {"value": "hunter2", "list": [1, {"id": 2}], "revoke": True, "none": None}
+    assert mask_json({name: secret}) == {
+        name: {"value": "***", "list": ["***", {"id": "***"}], "revoke": True, "none": None}
+    }
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "x-http-method", "X-Method-Override"])
+def test_another_method_than_the_one_that_is_shown_is_shown_too(name: str) -> None:
+    assert mask_headers({name: "DELETE"}) == {name: "DELETE"}
+
+
+def test_what_is_masked_is_named() -> None:
+    masked = Masked()
+    assert Masked().warnings == ()
+    mask_url("https://x.y/p?a=1&%74oken=hunter2", masked)
+    assert masked.warnings == ("1 value is masked: /url (token).",)
+    mask_headers({"authorization": "hunter2", "accept": "x"}, masked)
+    mask_json({"session": {"token": "hunter2", "a/b": 1, "keys": ["hunter2"]}}, masked)
+    assert masked.warnings == (
+        "4 values are masked: /url (token), /headers/authorization, /body/session/token, /body/session/keys/0.",
+    )
+    other = Masked()
+    mask_text("a=1&password=hunter2", "application/x-www-form-urlencoded", other)
+    mask_text("1" * MAX_READ + "&a", "application/json", other)
+    masked.join(other)
+    assert masked.warnings[0].endswith("/keys/0, /body (password), /body.") and masked.count == 6
+
+
+def test_names_of_masked_places_are_bounded_and_harmless() -> None:
+    masked = Masked()
+    mask_json({"token\n\u202e\ud800": "hunter2", "secret" * 1000: 1, "many_tokens": ["hunter2"] * 500}, masked)
+    [warning] = masked.warnings
+    assert warning.startswith("502 values are masked: /body/token\ufffd\ufffd\ufffd, /body/secretsecret")
+    assert warning.endswith("/body/many_tokens/7 and 492 more.") and len(warning) < 600
+    assert warning.isprintable() and "hunter2" not in warning
+
+
+@given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_every_masked_value_is_counted(value: object) -> None:
+    def marks(found: object) -> int:
+        if isinstance(found, dict):
+            return sum(map(marks, found.values()))
+        return sum(map(marks, found)) if isinstance(found, list) else found == "***"
+
+    masked = Masked()
+    assert marks(mask_json({"token": value}, masked)) == masked.count
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -83,3 +142,9 @@ NAMES = st.sampled_from(["a", "b", "name"])
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner)))
 def test_values_without_secret_names_are_untouched(value: object) -> None:
     assert mask_json(value) == value
+
+
+def test_json_that_names_a_member_twice_is_not_shown_as_if_it_named_it_once() -> None:
+    noted = Masked()
+    assert mask_text('{"note": {"amount": 1, "amount": 1000}}', "application/json", noted) == "***"
+    assert noted.places == ["/body"]

@@ -1,5 +1,7 @@
 """The one reading of an outbound URL."""
 
+from ipaddress import IPv6Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,22 @@ def test_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(BadTarget) as raised:
         parse_target(url)
     assert len(url) < 12 or url not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["::ffff:127.0.0.1", "::FFFF:7f00:1", "::ffff:7f00:0001", "0:0:0:0:0:ffff:127.0.0.1", "::ffff:0.0.0.0",
+     "0000:0000:0000:0000:0000:FFFF:5db8:d822", "::ffff:93.184.216.34"],
+)  # fmt: skip
+def test_an_ipv4_address_has_one_spelling(host: str) -> None:
+    with pytest.raises(BadTarget, match="IPv4-mapped"):
+        parse_target(f"http://[{host}]/")
+
+
+@given(st.ip_addresses(v=4).map(int), st.sampled_from(["exploded", "compressed"]))
+def test_no_ipv6_spelling_reaches_an_ipv4_address_under_another_name(value: int, form: str) -> None:
+    with pytest.raises(BadTarget):
+        parse_target(f"http://[{getattr(IPv6Address(0xFFFF << 32 | value), form)}]:8443/x")
 
 
 PATH = st.text(alphabet="abcXYZ019-._~!$&'()*+,;=:@/", max_size=40)

@@ -28,6 +28,7 @@ PROMISED = [
     ("plan", 10, 60, "workspace"),
     ("ai_execute", 20, 60, "workspace"),
     ("execute", 30, 60, "workspace"),
+    ("webhooks", 600, 60, "workspace"),
     ("oauth", 5, 300, "address"),
     ("chat", 30, 60, "address"),
     ("credentials", 20, 300, "address"),

@@ -11,9 +11,8 @@ from relay.core.principal import PrincipalKind
 from relay.policy.default import BASELINE_TEXT, DEFAULT_TEXT
 from relay.policy.engine import evaluate
 from relay.policy.reach import Reach
-from relay.policy.source import DefaultPolicies
 from tests.docs_reading import fences
-from tests.policy_kit import INSIDE, OUTSIDE, SCHEMA, active, decided, inputs, probed, step, who
+from tests.policy_kit import INSIDE, OUTSIDE, active, decided, inputs, probed, step, who
 
 DEFAULT = active(DEFAULT_TEXT)
 REACHED: dict[str, tuple[dict[str, Any], bool]] = {
@@ -93,12 +92,8 @@ def test_a_missing_scope_comes_before_every_policy(scopes: tuple[str, ...]) -> N
     assert (decision.effect, decision.reason) == ("deny", "This needs the scope actions:execute.")
 
 
-async def test_every_workspace_has_it_as_version_0() -> None:
-    source = DefaultPolicies(SCHEMA)
-    found = await source.active("default")
-    assert (found.policy_id, found.version) == ("builtin:default", 0)
-    assert await source.active("another") is found
-    assert [statement.name for statement in found.policies.statements if not statement.baseline] == [
+def test_its_policies_are_named() -> None:
+    assert [statement.name for statement in DEFAULT.policies.statements if not statement.baseline] == [
         '"reads"',
         '"person-writes"',
         '"internal-writes"',

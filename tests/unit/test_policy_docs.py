@@ -73,6 +73,13 @@ CASES: dict[str, list[tuple[Any, Any, dict[str, Any], str]]] = {
         (who(), get("http://status.example.com/x"), {}, "require_approval"),
         (who(), get("https://other.example.com/x"), {}, "require_approval"),
     ],
+    "Deleting over HTTP": [
+        (who(), get("http://10.1.2.3/", "DELETE"), {}, "require_approval"),
+        (who("person"), get("https://elsewhere.example/", "DELETE"), {}, "require_approval"),
+        (who(), get("http://10.1.2.3/", "DELETE"), {"approvals": 1}, "allow"),
+        (who(), get("http://10.1.2.3/", "PUT"), {}, "allow"),
+        (who(), mail("ann@internal.example"), {}, "allow"),
+    ],
     "Two persons, one of them from elsewhere": [
         (who("person"), probed("probe.destroy"), {}, "require_approval"),
         (who("person"), probed("probe.destroy"), {"approvals": 2}, "require_approval"),
@@ -116,6 +123,11 @@ def test_examples_do_what_they_say(name: str) -> None:
     for number, (principal, what, about, effect) in enumerate(CASES[name]):
         found = evaluate(inputs(principal, what, **about), both)
         assert found.effect == effect, (number, found)
+
+
+@pytest.mark.parametrize("principal", [who(), who("person")])
+def test_by_the_default_a_deletion_inside_is_a_write_like_any(principal: Any) -> None:
+    assert evaluate(inputs(principal, get("http://10.1.2.3/", "DELETE")), active(DEFAULT_TEXT)).effect == "allow"
 
 
 def test_four_eyes_asks_for_both() -> None:

@@ -19,7 +19,8 @@ from relay.policy.default import DEFAULT_TEXT
 from relay.policy.engine import CedarPolicy, evaluate
 from relay.policy.entities import entities_of, request_of
 from relay.policy.inputs import decode_inputs
-from relay.policy.source import Active, DefaultPolicies
+from relay.policy.source import Active
+from tests.policies import FixedPolicies
 from tests.policy_kit import (
     CATALOG,
     INSIDE,
@@ -161,13 +162,14 @@ def test_policies_are_named_in_the_order_of_the_text() -> None:
 
 
 async def test_a_decision_can_be_made_again_from_its_inputs() -> None:
-    policy = CedarPolicy(DefaultPolicies(SCHEMA), REACH, Uncounted())
+    source = FixedPolicies(DEFAULT_TEXT, CATALOG)
+    policy = CedarPolicy(source, REACH, Uncounted())
     what = step("email.send", to=[OUTSIDE, INSIDE], subject="canary subject", text="canary text")
     made = await policy.decide(who(), *what, Circumstances(MONDAY_NOON, client="2001:db8::7"))
     assert made.effect == "require_approval" and made.inputs
     again = decode_inputs(made.inputs)
     assert again.encode() == made.inputs == canonical_json(json.loads(made.inputs))
-    assert evaluate(again, await DefaultPolicies(SCHEMA).active("default")) == made
+    assert evaluate(again, await source.active("default")) == made
     assert evaluate(again, active(f"{ANY};")).effect == "allow"
     only = '["zoe@elsewhere.example","ann@internal.example"] == context.recipients'
     near = 'context has client_address && context.client_address == ip("2001:db8::7")'

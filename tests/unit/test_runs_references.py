@@ -104,7 +104,10 @@ def test_a_result_that_looks_like_a_reference_stays_data() -> None:
     assert resolve({"a": refer("/x")}, {"s1": trap, "s2": "secret"}) == {"a": trap["x"]}
 
 
-@given(values, st.lists(st.text(min_size=1) | st.integers(0, 3), min_size=1, max_size=5))
+names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1)
+
+
+@given(values, st.lists(names | st.integers(0, 3), min_size=1, max_size=5))
 def test_whatever_is_at_the_pointer_arrives_where_the_reference_stood(value: Any, path: list[str | int]) -> None:
     result = value
     for part in reversed(path):
@@ -133,3 +136,10 @@ def test_nothing_but_a_bad_reference_is_ever_raised(params: Any, result: Any) ->
         resolve(shaped, {"s1": result})
     except BadReference as error:
         assert error.place.startswith(("/a", "/b"))
+
+
+@pytest.mark.parametrize("bad", ["\0", "\x1f", "\x9f", "\ud800"])
+def test_what_no_database_stores_is_in_no_reference(bad: str) -> None:
+    for reference in ({RESULT_OF: "s1", "pointer": "/" + bad}, {RESULT_OF: "s1" + bad}):
+        with pytest.raises(BadReference, match="no control character"):
+            find_references({"a": reference})

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from relay.core.problem import Invalid
 from relay.runs.references import RESULT_OF, find_references
 from relay.runs.stand_ins import stand_in
-from relay.runs.steps import MAX_STEPS, RunStep, StepDraft, arrange, pack, plan_digest, unpack
+from relay.runs.steps import MAX_STEPS, Inputs, RunStep, StepDraft, arrange, pack, plan_digest, unpack
 
 
 def ref(step: str = "s1", **more: Any) -> dict[str, Any]:
@@ -56,19 +56,21 @@ class TestArrange:
 
     def test_a_step_survives_being_sealed(self) -> None:
         step = RunStep("s2", "a.b", {"x": ref()}, ("s1",))
-        assert unpack(pack("n", [step])) == ("n", (step,))
+        inputs = Inputs("n", (step,), "192.0.2.1")
+        assert unpack(pack(inputs)) == inputs
 
 
 class TestOptions:
     def test_they_are_kept_and_sealed(self) -> None:
         steps = arrange([StepDraft("a.b", {}, timeout_seconds=2.5, retries=3), StepDraft("a.b", {})])
         assert [(step.timeout_seconds, step.retries) for step in steps] == [(2.5, 3), (None, 0)]
-        assert unpack(pack("nce_1", steps)) == ("nce_1", steps)
+        assert unpack(pack(Inputs("nce_1", steps))) == Inputs("nce_1", steps)
 
     def test_what_was_sealed_and_digested_without_them_is_the_same_as_with_none(self) -> None:
         (step,) = arrange([StepDraft("a.b", {"x": 1})])
         assert (
-            pack("n", [step]) == b'{"nonce":"n","steps":[{"id":"s1","action":"a.b","params":{"x":1},"depends_on":[]}]}'
+            pack(Inputs("n", (step,)))
+            == b'{"nonce":"n","steps":[{"id":"s1","action":"a.b","params":{"x":1},"depends_on":[]}]}'
         )
         (other,) = arrange([StepDraft("a.b", {"x": 1}, retries=1)])
         assert plan_digest("w", "p", "n", [step]) != plan_digest("w", "p", "n", [other])

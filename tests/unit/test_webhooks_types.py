@@ -80,5 +80,6 @@ def test_filters() -> None:
     assert expand(["run.*"]) == {name for name in BY_NAME if name.startswith("run.")}
     assert expand(["run.*", "key.created", "run.failed"]) == expand(["run.*"]) | {"key.created"}
     assert expand(["nothing", "run*", "ru.*", "run.", ""]) == frozenset()
-    assert unknown(["*", "run.*", "key.created", "webhook.test"]) == []
+    assert unknown(["*", "run.*", "key.created", "webhook.*"]) == []
+    assert unknown(["webhook.test", "webhook.t.*"]) == ["webhook.test", "webhook.t.*"]
     assert unknown(["nothing", "run*", "run", "*.created", ""]) == ["nothing", "run*", "run", "*.created", ""]

@@ -49,7 +49,7 @@ TAGS: Final[dict[str, str]] = {
     "identity:key:expiring": "An API key ends within 14 or 3 days.",
     "identity:key:revoked_used": "A revoked API key was used; recorded once a day for each key.",
     "audit:log:broken": "A verification found that the log does not hold; recorded once for each finding.",
-    "webhooks:event:received": "A webhook was verified and stored; the principal is its receiver.",
+    "webhooks:event:received": "A webhook was verified and stored; the principal is its receiver, or who tried it.",
     "webhooks:receiver:created": "A receiver of webhooks was made.",
     "webhooks:receiver:changed": "A receiver was renamed, enabled, disabled, or its legacy date was moved.",
     "webhooks:receiver:rotated": "A receiver got a new secret; those before it have an end.",

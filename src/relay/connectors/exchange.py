@@ -3,13 +3,13 @@
 import base64
 import codecs
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
 from relay.catalog import Rendering
-from relay.connectors.masking import mask_headers, mask_url
+from relay.connectors.masking import Masked, mask_headers, mask_url
 from relay.core.effect import EffectRefused, EffectUnknown
 from relay.core.exposed import Exposed, Sum
 from relay.core.permit import Permit
@@ -30,18 +30,20 @@ _RESULT_HEADERS: Final = frozenset(
 _UNSETTLED: Final = frozenset({502, 504})
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _CHARSET: Final = re.compile(r";\s*charset=\"?([A-Za-z0-9_.:-]+)", re.IGNORECASE)
+_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
 _CHARSETS: Final = {"utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "ascii", "iso-8859-1": "latin-1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it goes onto the wire. ``shown`` is the body for people, with secrets masked."""
+    """A request as it goes onto the wire. ``shown`` is the body for people, with secrets ``masked``."""
 
     method: str
     url: str
     headers: dict[str, str]
     body: bytes | None
     shown: Any
+    masked: Masked = field(default_factory=Masked)
 
 
 class ExposedRequest(Exposed):
@@ -71,7 +73,7 @@ def expose(request: Request) -> ExposedRequest:
 class Answer(BaseModel):
     """What the other side answered: at most 64 KiB of the body, as text or, where it is none, in base64.
 
-    ``headers`` are those that are known to be harmless.
+    ``headers`` are those that are known to be harmless, in printable ASCII: U+FFFD stands for any other character.
     """
 
     status: int
@@ -83,16 +85,19 @@ class Answer(BaseModel):
 
 def render(request: Request, client: HttpClient) -> Rendering:
     """Return what sending ``request`` would do."""
-    url, target = mask_url(request.url), parse_target(request.url)
+    masked = Masked()
+    url, target = mask_url(request.url, masked), parse_target(request.url)
     size = len(request.body or b"")
     headers = {"host": target.authority, **wire_headers(request.headers)}
     if request.body is not None:
         headers["content-length"] = str(size)
-    warnings = ("The connection is not encrypted (http).",) if target.scheme == "http" else ()
+    shown = mask_headers(headers, masked)
+    masked.join(request.masked)
+    unencrypted = ("The connection is not encrypted (http).",) if target.scheme == "http" else ()
     return Rendering(
         summary=f"{request.method} {url}" + (f" with {size} bytes" if size else ""),
-        body={"method": request.method, "url": url, "headers": mask_headers(headers), "body": request.shown},
-        warnings=warnings,
+        body={"method": request.method, "url": url, "headers": shown, "body": request.shown},
+        warnings=unencrypted + masked.warnings,
         refusal=client.refusal(request.url),
     )
 
@@ -118,9 +123,9 @@ async def exchange(permit: Permit, request: Request, client: HttpClient, *, redi
 
 
 def _result(answer: HttpAnswer) -> Answer:
-    headers = {name: value for name, value in answer.headers.items() if name in _RESULT_HEADERS}
+    headers = {name: _plain(value) for name, value in answer.headers.items() if name in _RESULT_HEADERS}
     if "location" in answer.headers:
-        headers["location"] = mask_url(answer.headers["location"])
+        headers["location"] = mask_url(_plain(answer.headers["location"]))
     body = answer.body[:RESULT_BODY]
     truncated = answer.truncated or len(body) < len(answer.body)
     text = _text(body, answer.headers, truncated=truncated)
@@ -131,6 +136,11 @@ def _result(answer: HttpAnswer) -> Answer:
         encoding="base64" if text is None else "text",
         truncated=truncated,
     )
+
+
+def _plain(value: str) -> str:
+    # Bytes that are no UTF-8 arrive as lone surrogates, which no encoder takes: the result could not be recorded.
+    return _UNPRINTABLE.sub("\ufffd", value)
 
 
 def _text(body: bytes, headers: Any, *, truncated: bool) -> str | None:

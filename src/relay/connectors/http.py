@@ -1,5 +1,6 @@
 """``http.request``: any HTTP request, as it is written."""
 
+import re
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import quote
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 
 from relay.catalog import Connector, Probe, Rendering
 from relay.connectors import exchange
-from relay.connectors.masking import mask_headers, mask_json, mask_pairs, mask_text, mask_url
+from relay.connectors.masking import Masked, mask_headers, mask_json, mask_text, mask_url
 from relay.core.action import Step
 from relay.core.canonical import canonical_json
 from relay.core.permit import Permit
@@ -21,6 +22,8 @@ connector: Final = Connector("http", hosts=None)
 Scalar = str | bool | int | float
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 _CHANGES_ONE_THING: Final = frozenset({"PUT", "PATCH", "DELETE"})
+# RFC 9110 section 8.8.3, without obs-text: what may be sent is visible ASCII.
+_STRONG: Final = re.compile(r'"[\x21\x23-\x7e]*"')
 _OF_THE_BODY: Final = ("content-", "if-")
 
 
@@ -86,14 +89,16 @@ def _text(value: Scalar) -> str:
 
 def compose(params: SendRequest) -> exchange.Request:
     """Return the request, the same bytes each time: ``json`` as canonical JSON (RFC 8785), ``body`` as UTF-8."""
-    headers, body, shown = dict(params.headers), None, None
+    headers, body, shown, masked = dict(params.headers), None, None, Masked()
     if params.json_body is not None:
         headers.setdefault("content-type", "application/json")
-        body, shown = canonical_json(params.json_body), mask_json(params.json_body)
+        body, shown = canonical_json(params.json_body), mask_json(params.json_body, masked)
     elif params.body is not None:
         headers.setdefault("content-type", "text/plain; charset=utf-8")
-        body, shown = params.body.encode(), mask_text(params.body, headers["content-type"])
-    return exchange.Request(method=params.method, url=_url(params), headers=headers, body=body, shown=shown)
+        body, shown = params.body.encode(), mask_text(params.body, headers["content-type"], masked)
+    return exchange.Request(
+        method=params.method, url=_url(params), headers=headers, body=body, shown=shown, masked=masked
+    )
 
 
 def render(step: Step, client: HttpClient) -> Rendering:
@@ -108,7 +113,7 @@ def redact(params: SendRequest) -> dict[str, Any]:
         "method": params.method,
         "url": mask_url(params.url),
         "headers": mask_headers(params.headers),
-        "query": mask_pairs(params.query),
+        "query": mask_json(params.query),
         "json": mask_json(params.json_body),
         "body": None if params.body is None else mask_text(params.body, content_type),
     }
@@ -136,11 +141,20 @@ def _version(answer: dict[str, Any]) -> str | None:
 
 
 def _bound(request: exchange.Request, seen_version: str | None) -> exchange.Request:
-    """Return the request with If-Match (RFC 9110, 13.1.1) where a strong ETag was seen and the caller has none."""
+    """Return the request with If-Match (RFC 9110, 13.1.1) where a strong ETag was seen and the caller has none.
+
+    An ETag that is not one, or would make the headers too long, is left out: a server's odd ETag must not be what keeps
+    an approved request from being sent.
+    """
     name, _, etag = (seen_version or "").partition(":")
-    if name != "etag" or not etag.startswith('"') or any(header.startswith("if-") for header in request.headers):
+    if name != "etag" or not _STRONG.fullmatch(etag) or any(header.startswith("if-") for header in request.headers):
         return request
-    return replace(request, headers={**request.headers, "if-match": etag})
+    headers = {**request.headers, "if-match": etag}
+    try:
+        check_headers(headers)
+    except ValueError:
+        return request
+    return replace(request, headers=headers)
 
 
 @connector.action(

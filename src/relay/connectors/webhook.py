@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from relay.catalog import Connector, Rendering
 from relay.connectors import exchange
-from relay.connectors.masking import mask_json, mask_url
+from relay.connectors.masking import Masked, mask_json, mask_url
 from relay.core.action import Step
 from relay.core.canonical import canonical_json
 from relay.core.permit import Permit
@@ -39,12 +39,14 @@ class SaveWebhook(BaseModel):
 
 def compose(params: SaveWebhook) -> exchange.Request:
     """Return the request; its body is the payload's canonical JSON (RFC 8785), the same bytes each time."""
+    masked = Masked()
     return exchange.Request(
         method=params.method,
         url=params.url,
         headers={"content-type": "application/json"},
         body=canonical_json(params.payload),
-        shown=mask_json(params.payload),
+        shown=mask_json(params.payload, masked),
+        masked=masked,
     )
 
 

@@ -18,14 +18,22 @@ def now() -> int:
 def iso(microseconds: int) -> str:
     """Return RFC 3339 text in UTC with microseconds, e.g. ``2030-01-02T03:04:05.000006Z``."""
     seconds, fraction = divmod(microseconds, MICROSECONDS)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:06d}Z"
+    # Not strftime: its %Y does not pad.
+    return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()}.{fraction:06d}Z"
 
 
 def parse_iso(text: str) -> int:
-    """Return the microseconds of an RFC 3339 time; ValueError when it is none or names no offset."""
+    """Return the microseconds of an RFC 3339 time; ValueError when it is none or names no offset.
+
+    In UTC it must lie in the years 1 to 9999, so that it can be written again.
+    """
     stamp = datetime.fromisoformat(text)
     if stamp.tzinfo is None:
         raise ValueError("the time needs an offset, for instance a trailing Z")
+    try:
+        stamp = stamp.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time must lie in the years 1 to 9999, in UTC") from None
     whole = int(stamp.replace(microsecond=0).timestamp())
     return whole * MICROSECONDS + stamp.microsecond
 

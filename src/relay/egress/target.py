@@ -60,7 +60,8 @@ def parse_target(url: str) -> Target:
 
     Refused are: other schemes, user names, fragments, more than 8 KiB, anything but printable ASCII (a name in
     another script is given as ``xn--…``, a path percent-encoded), a percent sign in the host, trailing dots, and
-    every spelling of a numeric address but dotted decimal and bracketed IPv6 without a zone.
+    every spelling of a numeric address but dotted decimal and bracketed IPv6 without a zone. IPv4-mapped IPv6
+    (``::ffff:0:0/96``) is a second spelling of an IPv4 address, by which one host would have two names in rules.
     """
     if len(url) > MAX_URL:
         raise BadTarget("The URL is longer than 8 KiB.")
@@ -109,9 +110,12 @@ def _ipv6(host: str) -> str:
     if not host.endswith("]") or "%" in host:
         raise BadTarget("The host is not a plain IPv6 address (zones are not accepted).")
     try:
-        return ipaddress.IPv6Address(host[1:-1]).compressed
+        address = ipaddress.IPv6Address(host[1:-1])
     except ValueError:
         raise BadTarget("The host is not an IPv6 address.") from None
+    if address.ipv4_mapped is not None:
+        raise BadTarget("An IPv4-mapped IPv6 address must be written as the IPv4 address that it stands for.")
+    return address.compressed
 
 
 def _ipv4(host: str) -> str:

@@ -25,7 +25,8 @@ class Gate:
         401 without a live credential or a signature that verifies, 403 when a required scope is missing, 429 when a
         limit is used up, 503 when credentials or limits cannot be checked. The body is read for a signature alone,
         after the address was counted. The caller's limits come last, so that nobody can use up a workspace's with a
-        key that opens nothing. A form of authentication that is not built is refused: the route stays shut.
+        key that opens nothing or a signature that is wrong. A form of authentication that is not built is refused:
+        the route stays shut.
         """
         await self._limits.address(access, facts)
         if access.auth == "public":

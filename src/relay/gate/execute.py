@@ -11,6 +11,7 @@ from relay.catalog import ActionSpec
 from relay.core.action import Failure, Outcome
 from relay.core.effect import EffectForbidden, EffectRefused, EffectUnknown, EffectUnsent
 from relay.core.permit import Permit, PermitRefused, mint_permit, void_permit
+from relay.core.storable import storable
 from relay.gate.ask import Intent
 
 _FORBIDDEN: Final = 403
@@ -54,13 +55,13 @@ async def _attempt(intent: Intent, client: Any, permit: Permit) -> tuple[str, di
         to_json(result)  # what has no form as JSON must be found out here, where its attempt still gets an outcome
         return "succeeded", result, None
     except EffectForbidden as error:
-        return "failed", None, Failure(error.code, error.detail, _FORBIDDEN)
+        return "failed", None, Failure(error.code, storable(error.detail), _FORBIDDEN)
     except EffectUnsent as error:
-        return "failed", None, Failure(error.code, error.detail, _REFUSED, retryable=True)
+        return "failed", None, Failure(error.code, storable(error.detail), _REFUSED, retryable=True)
     except EffectRefused as error:
-        return "failed", None, Failure(error.code, error.detail, _REFUSED)
+        return "failed", None, Failure(error.code, storable(error.detail), _REFUSED)
     except EffectUnknown as error:
-        return "unknown", None, Failure(error.code, error.detail, _UNKNOWN, retryable=_repeatable(spec))
+        return "unknown", None, Failure(error.code, storable(error.detail), _UNKNOWN, retryable=_repeatable(spec))
     except PermitRefused:
         return "failed", None, Failure("lease_lost", "The attempt's time ran out before anything was sent.", _REFUSED)
     except TimeoutError:

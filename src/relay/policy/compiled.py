@@ -114,10 +114,6 @@ class CompiledPolicies:
         looks_at = (EVERYTHING,) if EVERYTHING in paths else tuple(sorted(paths))
         return Slice(next(self._numbers), _parsed(chosen), _numbered(chosen), looks_at, _counts(paths))
 
-    def forget(self) -> None:
-        """Drop what was remembered, which changes no decision."""
-        self._remembered.clear()
-
     def known(self, key: Any) -> Any:
         """Return what was remembered, None when there is nothing."""
         return self._remembered.get(key)

@@ -92,7 +92,8 @@ def _time(at: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    # Not strftime: its %Y does not pad, and Cedar wants four digits.
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
 def _extension(function: str, argument: str) -> dict[str, Any]:

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from relay.policy.check import compile_policies
 from relay.policy.compiled import CompiledPolicies
-from relay.policy.default import DEFAULT_TEXT
-from relay.policy.schema import CatalogSchema
 
 DEFAULT_ID: Final = "builtin:default"
 
@@ -30,13 +27,3 @@ class PolicySource(Protocol):
     async def active(self, workspace_id: str) -> Active:
         """Return them. Whatever is raised becomes a denial: a policy that cannot be read allows nothing."""
         ...
-
-
-class DefaultPolicies:
-    """The built-in default policy, version 0, for every workspace."""
-
-    def __init__(self, schema: CatalogSchema) -> None:
-        self._active = Active(DEFAULT_ID, 0, compile_policies(DEFAULT_TEXT, schema))
-
-    async def active(self, workspace_id: str) -> Active:
-        return self._active

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from relay.audit.record import event
 from relay.core.clock import MICROSECONDS, now
 from relay.core.principal import Principal
-from relay.core.problem import Conflict, NotFound
+from relay.core.problem import Conflict, Denied, NotFound
 from relay.runs.changes import Changes
 from relay.runs.machine import FINISHED, Status, StepEnd, conclude
 from relay.store.database import Database
@@ -93,6 +93,13 @@ class Journal:
         runs, run_id = RunRepository(claim.run.workspace_id), claim.run.id
         await self._database.writer.run(lambda tx: runs.release(tx, run_id, fence=claim.fence), outcome=True)
 
+    async def set_aside(self, claim: Claim, until: int) -> None:
+        """Give the run back for whoever sweeps after ``until`` (microseconds), or once there is something to do."""
+        runs, run_id = RunRepository(claim.run.workspace_id), claim.run.id
+        await self._database.writer.run(
+            lambda tx: runs.release(tx, run_id, fence=claim.fence, until=until), outcome=True
+        )
+
     async def begin_step(self, claim: Claim, place: int) -> bool:
         """Mark a step as running; False when the run has come to its end instead (it was cancelled).
 
@@ -141,7 +148,8 @@ class Journal:
     async def cancel(self, principal: Principal, run_id: str, request_id: str) -> Status:
         """Cancel a run of the principal's workspace and return its status: at once, or after the step under way.
 
-        An attempt whose effect has not begun is cancelled with it. 404 for any other run, 409 for one that has ended.
+        An attempt whose effect has not begun is cancelled with it. For whoever started the run and for persons; 403
+        for anybody else. 404 for any other run, 409 for one that has ended.
         Asking again is harmless.
         """
         runs = RunRepository(principal.workspace_id)
@@ -155,7 +163,7 @@ class Journal:
 
         def unit(tx: Tx) -> Status:
             run, at = runs.lock(tx, run_id), now()
-            _require_cancellable(run)
+            _require_cancellable(run, principal)
             assert run is not None
             if run.cancel_requested_at is not None:
                 return run.status  # type: ignore[return-value]
@@ -214,9 +222,11 @@ class Journal:
         return result
 
 
-def _require_cancellable(run: RunRow | None) -> None:
+def _require_cancellable(run: RunRow | None, principal: Principal) -> None:
     if run is None:
         raise NotFound("There is no such run in this workspace.")
+    if principal.id != run.principal_id and principal.kind != "person":
+        raise Denied("A run is cancelled by the key that started it, or by a person.")
     if run.status in FINISHED:
         raise Conflict("This run has ended.", run_status=run.status)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from relay.core.problem import OutcomeUnknown, Problem
+from relay.core.storable import storable
 from relay.gate.ask import AttemptState
 
 Status = Literal["queued", "running", "pending_approval", "succeeded", "failed", "cancelled", "unknown"]
@@ -14,11 +15,19 @@ FINISHED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled",
 
 @dataclass(frozen=True, slots=True)
 class StepEnd:
-    """What a step came to. ``error`` is a stable code and a sentence, None unless it did not succeed."""
+    """What a step came to. ``error`` is a stable code and a sentence, None unless it did not succeed.
+
+    In both, U+FFFD stands for each control character and lone surrogate: a sentence may quote what a caller wrote.
+    """
 
     status: Status
     attempt_id: str | None = None
     error: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            code, detail = map(storable, self.error)
+            object.__setattr__(self, "error", (code, detail))
 
 
 def conclude(steps: Sequence[str], *, cancel: bool) -> Status | None:

@@ -13,7 +13,7 @@ from relay.core.principal import Principal
 from relay.core.problem import Gone, Internal, Invalid, NotFound
 from relay.crypto.digest import equal
 from relay.gate.perform import Performer
-from relay.runs.steps import ConsideredStep, RunStep, StepDraft, arrange, consider, pack, plan_digest, unpack
+from relay.runs.steps import ConsideredStep, Inputs, RunStep, StepDraft, arrange, consider, pack, plan_digest, unpack
 from relay.store.database import Database
 from relay.store.plans import PlanRepository, PlanRow
 from relay.store.vault import Vault
@@ -52,15 +52,19 @@ class Plans:
         self._planner = planner
         self._ttl = ttl
 
-    async def make(self, principal: Principal, prompt: str, context: dict[str, Any] | None, request_id: str) -> Plan:
+    async def make(
+        self, principal: Principal, prompt: str, context: dict[str, Any] | None, request_id: str, client: str = ""
+    ) -> Plan:
         """Ask the planner, consider every step it proposes, and store the plan for this principal.
+
+        ``client`` is the address that the plan is asked for from, empty when unknown.
 
         Nothing is executed. A proposal with a step that is not valid becomes a plan without steps, since half of
         what was asked for is not what was asked for.
         """
         proposal = await self._planner.propose(prompt, context, await self._gate.visible(principal))
         try:
-            considered = await self._considered(principal, proposal)
+            considered = await self._considered(principal, proposal, client)
         except Invalid:
             proposal = Proposal(proposal.intent, (), 0.0, _NOT_VALID, proposal.planner)
             considered = []
@@ -79,15 +83,15 @@ class Plans:
         await self._store(row, nonce, steps, request_id)
         return Plan(plan_id, proposal, considered, digest, row.expires_at)
 
-    async def _considered(self, principal: Principal, proposal: Proposal) -> list[ConsideredStep]:
+    async def _considered(self, principal: Principal, proposal: Proposal, client: str) -> list[ConsideredStep]:
         if not proposal.steps:
             return []
         drafts = [StepDraft(step.action, step.params, step.id, step.depends_on) for step in proposal.steps]
-        return await consider(self._gate, principal, arrange(drafts))
+        return await consider(self._gate, principal, arrange(drafts), client)
 
     async def _store(self, row: PlanRow, nonce: str, steps: Sequence[RunStep], request_id: str) -> None:
         sealed = self._vault.seal(
-            pack(nonce, steps),
+            pack(Inputs(nonce, tuple(steps))),
             workspace=row.workspace_id,
             purpose=_PURPOSE,
             record_id=row.id,
@@ -122,14 +126,14 @@ class Plans:
         sealed = await self._vault.open(workspace=row.workspace_id, purpose=_PURPOSE, record_id=row.id)
         if sealed is None:
             raise _spent()
-        nonce, steps = unpack(sealed)
-        digest = plan_digest(row.workspace_id, row.principal_id, nonce, steps)
+        inputs = unpack(sealed)
+        digest = plan_digest(row.workspace_id, row.principal_id, inputs.nonce, inputs.steps)
         if not equal(digest.encode(), row.digest.encode()):
             raise Internal("The stored plan does not match its digest.")
-        if not steps:
+        if not inputs.steps:
             message = "This plan has no steps; its explanation says why."
             raise Invalid(message, errors=[{"pointer": "/plan_id", "message": message}])
-        return steps
+        return inputs.steps
 
 
 def require_usable(row: PlanRow | None, at: int) -> None:

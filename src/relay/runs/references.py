@@ -8,6 +8,7 @@ reference or an error, never data. What is inserted is not searched for referenc
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,7 @@ MAX_REFERENCES: Final = 64
 MAX_DEPTH: Final = 64
 MAX_POINTER: Final = 1_024
 MAX_INSERTED: Final = 1_048_576
+_NOT_TEXT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Path = tuple[str | int, ...]
 
@@ -119,6 +121,9 @@ def _reference(value: dict[str, Any], path: Path) -> Reference:
         raise BadReference(path, f"{RESULT_OF} is the id of an earlier step.")
     if not isinstance(pointer, str) or len(pointer) > MAX_POINTER or (pointer and not pointer.startswith("/")):
         raise BadReference(path, "pointer is a JSON Pointer (RFC 6901): empty, or text that begins with /.")
+    # Both are quoted in errors, which are stored: PostgreSQL takes no NUL, and UTF-8 has no lone surrogate.
+    if _NOT_TEXT.search(step_id) or _NOT_TEXT.search(pointer):
+        raise BadReference(path, "A reference holds no control character and no lone surrogate.")
     if form not in ("value", "text"):
         raise BadReference(path, "as is value or text.")
     return Reference(path, step_id, pointer, form == "text")

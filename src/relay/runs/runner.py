@@ -14,7 +14,7 @@ from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
 from relay.queue.protocol import RUN, Queue
 from relay.runs.journal import Claim, Journal, LeaseLost
-from relay.runs.work import Interrupted, Work
+from relay.runs.work import Interrupted, SetAside, Work
 from relay.store.database import Database
 from relay.store.runs import RunsOfAllWorkspaces
 from relay.store.vault import Vault
@@ -86,6 +86,9 @@ class Runner:
                 await work.go()
             except LeaseLost:
                 log.warning("run %s is worked on elsewhere now", run_id)
+            except SetAside as aside:
+                with contextlib.suppress(StoreUnavailable):  # the lease then ends by itself
+                    await self._journal.set_aside(claim, aside.until)
             except Interrupted:
                 with contextlib.suppress(StoreUnavailable):  # the lease then ends by itself
                     await self._journal.release(claim)
@@ -126,7 +129,10 @@ class Runner:
             await self._journal.resume(workspace, run_id, step_id)
 
     async def _sweep(self) -> None:
-        for run_id in await RunsOfAllWorkspaces.waiting(self._database.reader, now(), _SWEEP_LIMIT):
+        reader = self._database.reader
+        for run_id in await RunsOfAllWorkspaces.waiting(reader, now(), _SWEEP_LIMIT):
+            await self._queue.put(RUN, run_id)
+        for run_id in await RunsOfAllWorkspaces.set_aside_in_vain(reader, now(), _SWEEP_LIMIT):
             await self._queue.put(RUN, run_id)
 
 

@@ -19,7 +19,7 @@ from relay.runs.changes import Changes
 from relay.runs.journal import LEASE_SECONDS, Journal, Recall
 from relay.runs.plans import Plans, require_usable
 from relay.runs.runner import SWEEP_SECONDS, Runner
-from relay.runs.steps import ConsideredStep, RunStep, StepDraft, arrange, as_json, consider, pack, plan_digest
+from relay.runs.steps import ConsideredStep, Inputs, RunStep, StepDraft, arrange, as_json, consider, pack, plan_digest
 from relay.runs.stream import Streams
 from relay.runs.work import PURPOSE
 from relay.store.attempts import AttemptRepository
@@ -35,12 +35,16 @@ MAX_PAGE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What somebody wants to run: a plan, or steps of their own. ``idempotency_key`` is as it was sent."""
+    """What somebody wants to run: a plan, or steps of their own. ``idempotency_key`` is as it was sent.
+
+    ``client`` is the address that the order came from, empty when unknown.
+    """
 
     request_id: str
     plan_id: str | None = None
     steps: Sequence[StepDraft] = ()
     idempotency_key: str | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ class Runs:
             steps = await self._plans.open(principal, order.plan_id)
         else:
             steps = drafted
-        new = self._new(principal, order, await consider(self._gate, principal, steps), key)
+        new = self._new(principal, order, await consider(self._gate, principal, steps, order.client), key)
         remembered = await self._write(principal, new)
         if remembered is not None:
             assert key is not None
@@ -184,9 +188,9 @@ class Runs:
             )
             for place, found in enumerate(considered)
         ]
-        nonce, steps = new_id("nce"), [found.step for found in considered]
+        nonce, steps = new_id("nce"), tuple(found.step for found in considered)
         digest = plan_digest(principal.workspace_id, principal.id, nonce, steps)
-        return _New(run, rows, pack(nonce, steps), digest, key)
+        return _New(run, rows, pack(Inputs(nonce, steps, order.client)), digest, key)
 
     async def _write(self, principal: Principal, new: _New) -> Remembered | None:
         """Store the run and use up plan and key in one transaction; return what the key stands for already, if so."""
@@ -274,7 +278,8 @@ class Runs:
 
     async def cancel(self, principal: Principal, run_id: str, request_id: str) -> RunRow:
         """Cancel a run and return it as it stands; see :meth:`relay.runs.journal.Journal.cancel`."""
-        if await self._journal.cancel(principal, run_id, request_id) == "queued":
+        # A running one may have been set aside, with nobody working on it.
+        if await self._journal.cancel(principal, run_id, request_id) in ("queued", "running"):
             await self._queue.put(RUN, run_id)
         return await self.find(principal, run_id)
 

@@ -1,7 +1,7 @@
 """Steps before they run: putting them in order, checking them against the catalogue, and their common digest."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +10,8 @@ from pydantic_core import from_json, to_json
 from relay.catalog import ActionSpec
 from relay.core.action import Decision
 from relay.core.canonical import NotCanonical, canonical_json
+from relay.core.circumstances import Circumstances
+from relay.core.clock import now
 from relay.core.principal import Principal
 from relay.core.problem import Invalid
 from relay.crypto.digest import sha256_hex
@@ -59,6 +61,18 @@ class ConsideredStep:
     decision: Decision
     shown: dict[str, Any]
     summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is sealed of a plan or run: the nonce of its digest, its steps, and from where a run was ordered.
+
+    ``client`` is an address as text, empty when unknown.
+    """
+
+    nonce: str
+    steps: tuple[RunStep, ...]
+    client: str = ""
 
 
 def arrange(drafts: Sequence[StepDraft]) -> tuple[RunStep, ...]:
@@ -115,18 +129,49 @@ def _references(params: dict[str, Any], pointer: str) -> tuple[Reference, ...]:
         raise _wrong(f"{pointer}/params{error.place}", str(error)) from None
 
 
-async def consider(gate: Performer, principal: Principal, steps: Iterable[RunStep]) -> list[ConsideredStep]:
+def steered(steps: Sequence[RunStep], local: Collection[str]) -> list[bool]:
+    """Say of each step whether content from outside may have had a say in it.
+
+    It may have from the first step on that refers to a result of an action not in ``local``: what comes after it in
+    the order depends on what that step did.
+    """
+    outside: set[str] = set()
+    found: list[bool] = []
+    reached = False
+    for step in steps:
+        reached = reached or any(reference.step_id in outside for reference in find_references(step.params))
+        found.append(reached)
+        if step.action not in local:
+            outside.add(step.id)
+    return found
+
+
+async def consider(
+    gate: Performer, principal: Principal, steps: Sequence[RunStep], client: str
+) -> list[ConsideredStep]:
     """Validate and decide every step without writing anything, or 422 with pointers below ``/steps``.
+
+    ``client`` is the address of who asks, which policy may look at.
 
     A step with references is considered with stand-ins for them (see ``stand_ins``): its decision is a forecast,
     and its summary is the action's own. The gate decides again, on the real values, when its turn comes.
     """
     known = {spec.name: spec for spec in await gate.visible(principal)}
-    return [await _considered(gate, principal, step, f"/steps/{place}", known) for place, step in enumerate(steps)]
+    local = {name for name, spec in known.items() if spec.local}
+    considered: list[ConsideredStep] = []
+    for place, (step, untrusted) in enumerate(zip(steps, steered(steps, local), strict=True)):
+        circumstances = Circumstances(now(), client, untrusted_content=untrusted)
+        considered.append(await _considered(gate, principal, step, f"/steps/{place}", known, circumstances))
+    return considered
 
 
 async def _considered(
-    gate: Performer, principal: Principal, step: RunStep, pointer: str, known: dict[str, ActionSpec]
+    gate: Performer,
+    principal: Principal,
+    step: RunStep,
+    pointer: str,
+    known: dict[str, ActionSpec],
+    circumstances: Circumstances,
 ) -> ConsideredStep:
     references = find_references(step.params)
     params = step.params
@@ -135,7 +180,7 @@ async def _considered(
         if spec is None:
             raise _wrong(pointer + "/action", "There is no action of this name that you could run.")
         params = stand_in(params, references, spec.params, pointer + "/params")
-    considered = await gate.consider(principal, step.action, params, pointer)
+    considered = await gate.consider(principal, step.action, params, pointer, circumstances=circumstances)
     if step.timeout_seconds is not None and step.timeout_seconds > considered.spec.timeout:
         message = f"{step.action} takes {considered.spec.timeout:g} seconds at most."
         raise _wrong(pointer + "/timeout_seconds", message)
@@ -187,15 +232,18 @@ def as_json(step: RunStep) -> dict[str, Any]:
     return plain
 
 
-def pack(nonce: str, steps: Iterable[RunStep]) -> bytes:
-    """Return steps, and the nonce of their digest, as they are sealed."""
-    return to_json({"nonce": nonce, "steps": [as_json(step) for step in steps]})
+def pack(inputs: Inputs) -> bytes:
+    """Return inputs as they are sealed."""
+    plain: dict[str, Any] = {"nonce": inputs.nonce, "steps": [as_json(step) for step in inputs.steps]}
+    if inputs.client:
+        plain["client"] = inputs.client
+    return to_json(plain)
 
 
-def unpack(packed: bytes) -> tuple[str, tuple[RunStep, ...]]:
-    """Return the nonce and the steps that :func:`pack` was given."""
+def unpack(packed: bytes) -> Inputs:
+    """Return what :func:`pack` was given. Where no client was sealed, it is unknown."""
     content = from_json(packed)
-    return content["nonce"], tuple(_step(value) for value in content["steps"])
+    return Inputs(content["nonce"], tuple(_step(value) for value in content["steps"]), content.get("client", ""))
 
 
 def _step(plain: dict[str, Any]) -> RunStep:

@@ -149,7 +149,8 @@ class Settings(BaseModel):
     egress_allow: Annotated[tuple[str, ...], BeforeValidator(parse.entries)] = Field(
         default=(),
         json_schema_extra=_shown("public addresses only"),
-        description="Hosts or networks that actions may reach, each optionally with a port, comma-separated.",
+        description="Hosts or networks that actions may reach, each optionally with a port, comma-separated. They are "
+        "internal to the default [policy](policies.md#what-is-internal): agents may write to them without approval.",
     )
     internal_domains: Annotated[tuple[str, ...], BeforeValidator(parse.domains)] = Field(
         default=(),

@@ -333,7 +333,7 @@ class DeliveriesOfAllWorkspaces:
 
     @staticmethod
     async def stranded(reader: Reader, limit: int) -> list[tuple[str, str]]:
-        """Return endpoints, with their workspaces, that are deleted or disabled and have something pending all the same.
+        """Return endpoints, with their workspaces, that are deleted or disabled and have something pending.
 
         An event that is written at the moment of the deletion leaves such a delivery. One index look-up for each
         endpoint that has something pending.

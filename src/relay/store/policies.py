@@ -47,7 +47,6 @@ class ReplayRow:
 
 _FIELDS: Final = tuple(VersionRow.__dataclass_fields__)
 _COLUMNS: Final = tuple(policy_versions.c[name] for name in _FIELDS)
-_MINE: Final = policy_versions.c.workspace_id == bindparam("w")
 
 # Whoever changes a workspace's policies holds its row until the transaction ends, so that numbers have no gap.
 _LOCK: Final = Query(select(workspaces.c.id).where(workspaces.c.id == bindparam("w")).with_for_update())
@@ -65,7 +64,6 @@ _MOVE_HEAD: Final = Query(
         changed_at=bindparam("at"),
     )
 )
-_FIND: Final = Query(select(*_COLUMNS).where(_MINE, policy_versions.c.version == bindparam("v")))
 _ADD: Final = Query(insert(policy_versions))
 _BUMP: Final = Query(update(generations).where(generations.c.name == "policies").values(value=generations.c.value + 1))
 _REPLAYED: Final = Query(
@@ -102,11 +100,6 @@ class PolicyRepository:
             return None
         row = tx.one(_HEAD, w=self._workspace)
         return Head(*row) if row else Head(0, 0)
-
-    def find(self, tx: Tx, version: int) -> VersionRow | None:
-        """Return a version, or None."""
-        row = tx.one(_FIND, w=self._workspace, v=version)
-        return VersionRow(*row) if row else None
 
     def add(self, tx: Tx, row: VersionRow) -> None:
         """Append a version; the head must be locked, and :meth:`move` follow."""

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from pydantic_core import from_json
-from sqlalchemy import Table, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Table, and_, bindparam, case, func, insert, null, or_, select, update
 
 from relay.store.query import Query
 from relay.store.reader import Reader
@@ -17,6 +17,8 @@ from relay.store.writer import Tx
 @dataclass(frozen=True, slots=True)
 class RunRow:
     """A run. Whoever holds the lease (``lease_owner`` until ``lease_until``) works on it.
+
+    A running one without an owner has been set aside until ``lease_until``: before that there is nothing to do.
 
     ``fence`` grows with each claim: a number that is not the row's any more belongs to somebody who was replaced.
     """
@@ -119,8 +121,15 @@ _HELD = and_(
 )
 _HOLDS = Query(select(runs.c.id).where(_HELD).with_for_update())
 _PROLONG = Query(update(runs).where(_HELD).values(lease_until=bindparam("until")))
-_RELEASE = Query(update(runs).where(_HELD).values(lease_owner=None, lease_until=None))
-_ASK_TO_CANCEL = Query(update(runs).where(_THIS_RUN).values(cancel_requested_at=bindparam("moment")))
+_RELEASE = Query(update(runs).where(_HELD).values(lease_owner=None, lease_until=bindparam("until")))
+_ASK_TO_CANCEL = Query(
+    update(runs)
+    .where(_THIS_RUN)
+    .values(
+        cancel_requested_at=bindparam("moment"),
+        lease_until=case((runs.c.lease_owner.is_(None), null()), else_=runs.c.lease_until),
+    )
+)
 _SET_STEP = Query(
     update(run_steps)
     .where(_THESE_STEPS, run_steps.c.position == bindparam("place"))
@@ -192,16 +201,16 @@ class RunRepository:
         """Prolong the lease that was taken with ``fence``; False when that is over."""
         return tx.run(_PROLONG, run=run_id, ws=self._workspace, held=fence, until=until) == 1
 
-    def release(self, tx: Tx, run_id: str, *, fence: int) -> bool:
-        """Give the lease back that was taken with ``fence``; False when that is over."""
-        return tx.run(_RELEASE, run=run_id, ws=self._workspace, held=fence) == 1
+    def release(self, tx: Tx, run_id: str, *, fence: int, until: int | None = None) -> bool:
+        """Give the lease back that was taken with ``fence``; False when that is over. ``until`` sets the run aside."""
+        return tx.run(_RELEASE, run=run_id, ws=self._workspace, held=fence, until=until) == 1
 
     def holds(self, tx: Tx, run_id: str, fence: int) -> bool:
         """Say whether whoever claimed the run with ``fence`` still holds it, and keep it so until the commit."""
         return tx.one(_HOLDS, run=run_id, ws=self._workspace, held=fence) is not None
 
     def ask_to_cancel(self, tx: Tx, run_id: str, moment: int) -> None:
-        """Leave word for whoever works on the run."""
+        """Leave word for whoever works on the run; one that was set aside waits no longer."""
         tx.run(_ASK_TO_CANCEL, run=run_id, ws=self._workspace, moment=moment)
 
     def set_step(
@@ -308,6 +317,18 @@ class RunRepository:
         )
         return int(row[0] or 0) if row else 0
 
+    async def step_began(self, reader: Reader, run_id: str, step_id: str) -> int | None:
+        """Return when a step became running for the last time, None when it never did."""
+        row = await reader.one(
+            select(func.max(run_events.c.occurred_at)).where(
+                run_events.c.run_id == run_id,
+                run_events.c.workspace_id == self._workspace,
+                run_events.c.step_id == step_id,
+                run_events.c.status == "running",
+            )
+        )
+        return int(row[0]) if row and row[0] is not None else None
+
     async def attempt_of(self, reader: Reader, run_id: str, step_id: str) -> str | None:
         """Return the id of the attempt that was made for a step, or None."""
         row = await reader.one(
@@ -334,6 +355,20 @@ class RunsOfAllWorkspaces:
                     and_(runs.c.status == "running", or_(runs.c.lease_until.is_(None), runs.c.lease_until <= moment)),
                 )
             )
+            .order_by(runs.c.id)
+            .limit(limit)
+        )
+        return [str(row[0]) for row in await reader.all(statement)]
+
+    @staticmethod
+    async def set_aside_in_vain(reader: Reader, moment: int, limit: int) -> list[str]:
+        """Return runs that are set aside beyond ``moment`` although the attempt of their step has ended."""
+        statement = (
+            select(runs.c.id)
+            .join(run_steps, run_steps.c.run_id == runs.c.id)
+            .join(attempts, and_(attempts.c.run_id == runs.c.id, attempts.c.step_id == run_steps.c.step_id))
+            .where(runs.c.status == "running", runs.c.lease_owner.is_(None), runs.c.lease_until > moment)
+            .where(run_steps.c.status == "running", attempts.c.status.not_in(("ready", "running")))
             .order_by(runs.c.id)
             .limit(limit)
         )

@@ -1,7 +1,7 @@
 """Sending: for each endpoint a few streams, each of which makes one delivery after the other while any is due.
 
-An endpoint whose breaker is open is a suspect. Suspects, and endpoints that answer slowly, share places of their own, so
-that receivers which hang cannot take the places of those that answer; and no workspace can take all places of a kind.
+An endpoint whose breaker is open is a suspect. Suspects, and endpoints that answer slowly, share places of their own,
+so that receivers which hang cannot take the places of those that answer; no workspace can take all places of a kind.
 """
 
 import asyncio
@@ -179,6 +179,8 @@ class Sender:
         """
         done: Attempted | None = None
         while True:
+            if done is None and self._stopping:
+                return False
             flow.again = False
             claim = await self._insist(flow.endpoint_id, done)
             if claim is None:

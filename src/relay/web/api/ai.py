@@ -184,7 +184,7 @@ def _plan_routes(routes: Routes, plans: Plans, runs: Runs) -> None:
     )
     async def plan(call: Call, body: PlanRequest) -> PlanAnswer:
         """Return steps that would do what the prompt asks for, or none and what is missing. Nothing is executed."""
-        return _plan_answer(await plans.make(call.principal, body.prompt, body.context, call.request_id))
+        return _plan_answer(await plans.make(call.principal, body.prompt, body.context, call.request_id, call.caller))
 
     @routes.post(
         "/ai/execute",
@@ -200,6 +200,7 @@ def _plan_routes(routes: Routes, plans: Plans, runs: Runs) -> None:
             plan_id=body.plan_id,
             steps=[_draft(step) for step in body.steps or ()],
             idempotency_key=idempotency_key(call),
+            client=call.caller,
         )
         run_id, status = await runs.execute(call.principal, order)
         return RunAccepted(run_id=run_id, status=status)

@@ -1,6 +1,5 @@
 """Approvals: what waits for a person, and the person's decision. A look decides nothing."""
 
-import unicodedata
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Query
@@ -11,6 +10,7 @@ from relay.approvals.requests import MAX_PAGE, Request, Requests
 from relay.core.access import Access
 from relay.core.clock import iso
 from relay.core.principal import Scope
+from relay.core.validation import printable
 from relay.gate.ask import AttemptState
 from relay.gate.perform import Performer
 from relay.surface.body import KIB
@@ -23,12 +23,6 @@ _BODY_LIMIT: Final = 16 * KIB
 _DECIDE: Final[frozenset[Scope]] = frozenset({"approvals:decide"})
 
 Status = Literal["pending", "approved", "denied", "expired", "withdrawn", "cancelled"]
-
-
-def _words(text: str) -> str:
-    if any(unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" for char in text):
-        raise ValueError("a comment is text without control characters")
-    return text
 
 
 class _In(BaseModel):
@@ -47,7 +41,7 @@ class DecisionRequest(_In):
     """A decision. ``digest`` is that of the step that was looked at, 64 lower-case hex digits."""
 
     digest: Annotated[str, Field(max_length=200, examples=["0" * 64])]
-    comment: Annotated[str, AfterValidator(_words), Field(max_length=MAX_COMMENT)] = ""
+    comment: Annotated[str, AfterValidator(printable), Field(max_length=MAX_COMMENT)] = ""
 
 
 class DecisionItem(BaseModel):
