@@ -102,7 +102,7 @@ async def test_no_more_run_at_once_than_there_are_places(target: Target, tmp_pat
             problem = task.result().expect(429)
             assert problem["type"].endswith(":too-many-running") and problem["running"] == PLACES
             assert int(task.result().headers["Retry-After"]) >= 1
-        other = await gateway.key("developer", workspace="other")
+        other = await gateway.key("developer", kind="person", workspace="other")
         elsewhere = asyncio.create_task(gateway.post("/actions/execute", body("slow.wait"), key=other))
         await outside.has(PLACES + 1)
         outside.go_on.set()
