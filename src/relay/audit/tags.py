@@ -32,7 +32,7 @@ TAGS: Final[dict[str, str]] = {
     "policy:budget:created": "A budget was set.",
     "policy:budget:changed": "A budget was given another limit.",
     "policy:budget:removed": "A budget was removed.",
-    "policy:budget:nearly_used": "80 % of a budget are used; once a day.",
+    "policy:budget:nearly_used": "Four fifths of a budget are used; once a day.",
     "policy:budget:exhausted": "A budget is used up, or has too little left for what was asked; once a day.",
     "runs:run:created": "A plan's steps were accepted for execution.",
     "runs:run:finished": "A run reached its end.",

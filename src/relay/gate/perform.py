@@ -140,7 +140,8 @@ class Performer:
             seen = await self._bound(intent)
             # The reading took as long as the other side pleased: what was looked at before it counts no more.
             await self._require_alive(principal)
-            intent = replace(await self._allowed(principal, ask, spec, step), seen_version=seen)
+            again = await self._allowed(principal, ask, spec, step, asked_at=intent.asked_at)
+            intent = replace(again, seen_version=seen)
         try:
             done = await self._go(intent)
         except BudgetExhausted as problem:
@@ -154,12 +155,15 @@ class Performer:
             log.warning("attempt %s of %s is %s: %s", *about, extra={"request_id": ask.request_id})
         return done
 
-    async def _allowed(self, principal: Principal, ask: Ask, spec: ActionSpec, step: Step) -> Intent:
+    async def _allowed(
+        self, principal: Principal, ask: Ask, spec: ActionSpec, step: Step, *, asked_at: int | None = None
+    ) -> Intent:
         """Return what is about to be done with the decision about it now; 403 when that is a denial."""
         await self._checks.require_running(principal, spec)
-        circumstances = Circumstances(now(), ask.client, untrusted_content=ask.untrusted_content)
+        at = now()
+        circumstances = Circumstances(at, ask.client, untrusted_content=ask.untrusted_content, asked_at=asked_at)
         decision = await decide(self._policy, principal, spec, step, circumstances)
-        intent = Intent(principal, ask, spec, step, decision, circumstances.at, _idempotency(ask, spec, step))
+        intent = Intent(principal, ask, spec, step, decision, asked_at or at, _idempotency(ask, spec, step))
         if decision.effect == "deny":
             await self.attempts.deny(intent)
             raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)

@@ -151,12 +151,16 @@ def _read(kind: _Kind, path: Path) -> bytes:
 
 def _text(kind: _Kind, path: Path) -> str:
     try:
-        text = read_secret_file(path)
-        kind.decode(text)
-        return text
+        return _decodable(kind, read_secret_file(path))
     except (SecretFileError, ValueError) as error:
         reason = str(error) if isinstance(error, SecretFileError) else f"{path} {error}"
     raise SettingsError([f"{kind.setting}: {reason}"])
+
+
+def _decodable(kind: _Kind, text: str) -> str:
+    # In a frame of its own, so that none that an error is raised from holds the text.
+    kind.decode(text)
+    return text
 
 
 def _create(path: Path, text: str) -> bool:
