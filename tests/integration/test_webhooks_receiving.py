@@ -291,9 +291,8 @@ async def test_media_types_and_bodies_that_are_no_json(gateway: Gateway) -> None
 
 ODD_BODIES = {
     "a number beyond 2^53": b'{"a":123456789012345678901234567890}',
-    "infinity in digits": b'{"a":1e999}',
     "a NUL": b'{"type":"a\\u0000b"}',
-    "150 levels": b"[" * 150 + b"]" * 150,
+    "32 levels": b"[" * 32 + b"]" * 32,
     "a scalar": b"7",
     "members twice": b'{"a":1,"a":2}',
     "many values": b"[" + b"1," * 100_000 + b"1]",
