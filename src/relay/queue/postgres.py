@@ -291,7 +291,9 @@ def _job(kind: str, id: str) -> Job:
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
-    waiting = list(tasks)
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    """Cancel tasks until they have ended: a driver may swallow a cancellation that meets the end of a statement."""
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=1)
