@@ -158,5 +158,7 @@ async def test_a_stop_holds_on_the_other_server_within_a_second(tmp_path: Path, 
             await asyncio.sleep(0.01)
         assert (await second.post("/kill-switch", {**body, "on": False})).status == 200
         assert not await stopped(second)
-        assert not await stopped(first)
+        async with asyncio.timeout(10):  # what lets things run again may come to the other a moment later
+            while await stopped(first):
+                await asyncio.sleep(0.05)
         await one.verified()
