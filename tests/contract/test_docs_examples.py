@@ -90,6 +90,8 @@ async def test_postgresql_as_the_readme_shows_it(postgres_target: Target, tmp_pa
     server = _start(f"{serve.text.rstrip()} --port {port}", folder, env, out)
     try:
         await eventually(lambda: _ready(port), seconds=60, pause=0.2)
+        # The process that made the key need not be the one that was ready first.
+        await eventually(lambda: _printed(out, "relay listens on", 2), seconds=60, pause=0.2)
         assert len(re.findall(r"^ {4}relay_sk_live_\w+$", out.read_text(), re.MULTILINE)) == 1
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -169,6 +171,10 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def _printed(out: Path, text: str, times: int) -> bool:
+    return out.read_text().count(text) == times
 
 
 async def _ready(port: int) -> bool:
