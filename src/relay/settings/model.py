@@ -6,10 +6,12 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from relay.core.clock import end_of_day
 from relay.settings import parse
+from relay.settings.model_secrets import SecretsSettings
+from relay.settings.model_telemetry import TelemetrySettings
 from relay.settings.secret_text import WEBHOOK_PREFIX
 
 Env = Literal["production", "local", "test"]
@@ -48,7 +50,7 @@ def _security_contact(data: dict[str, Any]) -> str:
     return f"mailto:security@{host}"
 
 
-class Settings(BaseModel):
+class Settings(TelemetrySettings, SecretsSettings):
     """The settings of one process, fixed once read. Made by :func:`~relay.settings.sources.load_settings` alone.
 
     Every secret is a ``SecretStr``: neither ``repr`` nor a dump shows it. ``warnings`` are sentences about where the
@@ -362,7 +364,13 @@ class Settings(BaseModel):
         return parse.is_loopback_host(self.host)
 
 
-FIELDS: Final = {variable(name): info for name, info in Settings.model_fields.items() if name not in _INTERNAL}
+_ORDER: Final = [*Settings.__annotations__, *Settings.model_fields]
+
+FIELDS: Final = {
+    variable(name): Settings.model_fields[name]
+    for name in dict.fromkeys(_ORDER)
+    if name in Settings.model_fields and name not in _INTERNAL
+}
 """The settings by their names in the environment, in the order of the documentation."""
 
 SECRETS: Final = frozenset(name for name, info in FIELDS.items() if "SecretStr" in str(info.annotation))

@@ -1,0 +1,10 @@
+"""Key-encryption keys, ages of secrets, and processes that hold them."""
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass

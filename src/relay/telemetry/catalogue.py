@@ -1,0 +1,199 @@
+"""Every metric that Relay has: name, kind, meaning and labels. A new part declares its metrics here, and nowhere else.
+
+A name is a promise: the table in the documentation, the alert rules and the dashboards are held against this list. Every
+value of a label is known when the process starts, so that each series exists from the first scrape on (a counter that
+appears with its first event hides that event from ``increase()``). What a caller chooses, an address, a workspace or an
+id never becomes a label.
+
+Gauges marked ``shared`` say something about the database, which every replica reports alike: take ``max`` of them over
+instances, never ``sum``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram", "info"]
+
+ROUTES: Final = "route"
+"""Values: the templates of the sealed routes, and ``(none)`` for what no route answered."""
+ACTIONS: Final = "action"
+"""Values: the names of the actions in the catalogue."""
+CHECKS: Final = "check"
+"""Values: the names of the checks of ``relay doctor``."""
+OPEN: Final = frozenset({ROUTES, ACTIONS, CHECKS})
+"""Kinds of label values that the composition root gives when it has built the application."""
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. ``labels`` maps each label to its values, or to the name of a set in :data:`OPEN`."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    labels: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+    shared: bool = False
+
+
+VIOLATIONS: Final[dict[str, str]] = {
+    "revoked_key_used": "warning",
+    "many_keys_one_address": "warning",
+    "key_leaked": "critical",
+    "honey_key_used": "critical",
+    "honey_action_used": "critical",
+    "audit_log_broken": "critical",
+    "lock_broken": "critical",
+}
+"""What is a security violation, with its severity. None can be brought about by a stranger without any credential
+except ``many_keys_one_address``, which therefore is no more than a warning."""
+
+AUTH_REASONS: Final = (
+    "missing_token",
+    "invalid_token",
+    "conflicting_tokens",
+    "address_not_allowed",
+    "quarantined",
+    "insufficient_scopes",
+)
+OUTCOMES: Final = ("succeeded", "failed", "unknown", "denied", "cancelled", "expired")
+UNUSUAL: Final = ("first_use", "new_network", "volume", "denials_then_success")
+SECRETS: Final = ("SECRET_KEY", "OAUTH_ENCRYPTION_KEY", "WEBHOOK_SIGNING_SECRET", "pepper")
+
+METRICS: Final = (
+    Metric(
+        "security_violations_total",
+        "counter",
+        "Security violations; the workspace stands in the audit event.",
+        {"type": tuple(VIOLATIONS), "severity": ("warning", "critical")},
+    ),
+    Metric(
+        "auth_failures_total",
+        "counter",
+        "Requests that were refused for their credential (401) or for what it may not do (403).",
+        {"reason": AUTH_REASONS, "endpoint": ROUTES},
+    ),
+    Metric("rate_limit_hits_total", "counter", "Requests that a limit refused.", {"endpoint": ROUTES}),
+    Metric(
+        "relay_http_requests_total",
+        "counter",
+        "Requests answered.",
+        {"route": ROUTES, "status": ("1xx", "2xx", "3xx", "4xx", "5xx")},
+    ),
+    Metric(
+        "relay_http_request_duration_seconds",
+        "histogram",
+        "Time from the head of a request to the end of its answer; event streams are left out.",
+        {"route": ROUTES},
+        SECONDS,
+    ),
+    Metric(
+        "relay_decisions_total",
+        "counter",
+        "Decisions of policies.",
+        {"effect": ("allow", "require_approval", "deny"), "error": ("false", "true")},
+    ),
+    Metric(
+        "relay_attempts_total",
+        "counter",
+        "Attempts of actions that came to an end.",
+        {"action": ACTIONS, "outcome": OUTCOMES},
+    ),
+    Metric("relay_attempt_duration_seconds", "histogram", "Time that the effect took.", {"action": ACTIONS}, SECONDS),
+    Metric(
+        "relay_runs",
+        "gauge",
+        "Plan runs that have not ended, by state.",
+        {"state": ("queued", "running", "pending_approval")},
+        shared=True,
+    ),
+    Metric("relay_approvals_waiting", "gauge", "Requests that wait for approval.", shared=True),
+    Metric("relay_approvals_oldest_seconds", "gauge", "Age of the oldest of them; 0 without any.", shared=True),
+    Metric(
+        "relay_queue_depth",
+        "gauge",
+        "Durable work that is due and that nobody works on.",
+        {"kind": ("run", "attempt", "delivery")},
+        shared=True,
+    ),
+    Metric(
+        "relay_queue_oldest_seconds",
+        "gauge",
+        "For how long the oldest of it has been due; 0 without any.",
+        {"kind": ("run", "attempt", "delivery")},
+        shared=True,
+    ),
+    Metric(
+        "relay_webhook_deliveries_total",
+        "counter",
+        "Attempts to deliver a webhook.",
+        {"outcome": ("delivered", "failed", "dead")},
+    ),
+    Metric("relay_webhook_delivery_duration_seconds", "histogram", "Time that one attempt took.", {}, SECONDS),
+    Metric(
+        "relay_webhook_endpoints",
+        "gauge",
+        "Webhook endpoints, by state; failing ones have a delivery that failed and none that succeeded since.",
+        {"state": ("enabled", "failing", "disabled")},
+        shared=True,
+    ),
+    Metric(
+        "relay_webhooks_received_total", "counter", "Webhooks verified and stored.", {"duplicate": ("false", "true")}
+    ),
+    Metric("relay_webhook_signature_refusals_total", "counter", "Incoming webhooks without a right signature."),
+    Metric("relay_plan_duration_seconds", "histogram", "Time to make a plan.", {"planner": ("local",)}, SECONDS),
+    Metric("relay_audit_commit_seconds", "histogram", "Time of one durable commit of the writer.", {}, SECONDS),
+    Metric("relay_audit_batch_size", "histogram", "Units of work in one commit.", {}, SIZES),
+    Metric("relay_audit_write_errors_total", "counter", "Transactions that could not be committed."),
+    Metric("relay_audit_events_total", "counter", "Audit events recorded by this process."),
+    Metric("relay_audit_size", "gauge", "Number of events in the audit log.", shared=True),
+    Metric("relay_audit_last_event_timestamp_seconds", "gauge", "When the newest audit event occurred.", shared=True),
+    Metric(
+        "relay_audit_last_verified_timestamp_seconds",
+        "gauge",
+        "When the log was last verified by this process without finding; 0 before.",
+    ),
+    Metric(
+        "relay_audit_verification_failed", "gauge", "1 while the last verification found that the log does not hold."
+    ),
+    Metric("relay_limiter_shared", "gauge", "1 where limits are counted in Redis, 0 in process."),
+    Metric(
+        "relay_limiter_fallback", "gauge", "1 while Redis does not answer and stricter limits are counted in process."
+    ),
+    Metric(
+        "relay_key_soonest_end_timestamp_seconds",
+        "gauge",
+        "When the next API key ends that has no successor; 0 without any.",
+        shared=True,
+    ),
+    Metric("relay_keys", "gauge", "API keys that live.", {"kind": ("agent", "person")}, shared=True),
+    Metric("relay_secret_age_seconds", "gauge", "Since when a secret is in use.", {"secret": SECRETS}, shared=True),
+    Metric("relay_secret_period_seconds", "gauge", "After which age a secret should be rotated.", {"secret": SECRETS}),
+    Metric(
+        "relay_kill_switch_on",
+        "gauge",
+        "Kill switches that are on, by what they stop.",
+        {"scope": ("everything", "workspace", "key", "action", "connector")},
+        shared=True,
+    ),
+    Metric("relay_unusual_use_total", "counter", "Unusual uses of a key.", {"rule": UNUSUAL}),
+    Metric("relay_doctor_failing", "gauge", "1 for each check of `relay doctor` that fails.", {"check": CHECKS}),
+    Metric(
+        "relay_environment",
+        "gauge",
+        "1 for the RELAY_ENV of this process.",
+        {"env": ("production", "local", "test")},
+    ),
+    Metric(
+        "relay_development_mode",
+        "gauge",
+        "1 while a mode is on that skips a credential.",
+        {"mode": ("dev_auth", "unsigned_webhooks")},
+    ),
+    Metric("relay_processes", "gauge", "Processes that this scrape counts together.", {"kind": ("server", "worker")}),
+    Metric("relay_build_info", "info", "1, with the version of Relay and of Python.", {"version": (), "python": ()}),
+)
