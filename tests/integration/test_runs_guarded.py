@@ -13,6 +13,7 @@ from relay.core.plan import PlanStep
 from relay.core.principal import Principal
 from relay.core.problem import TooManyRunning
 from relay.gate.ask import Ask, AttemptState
+from relay.gate.perform import Performer
 from relay.runs import work
 from relay.runs.journal import Claim, Journal
 from relay.runs.machine import StepEnd
@@ -236,3 +237,30 @@ async def test_an_agent_cancels_its_own_runs_and_a_person_any(target: Target, tm
         assert (await gateway.get(f"/ai/jobs/{first}", key=own)).json["cancel_requested"] is False
         (await gateway.post(path, key=person)).expect(200)
         assert (await until(gateway, own, first))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("waits_for", ["its time", "approval"])
+async def test_a_cancellation_before_the_attempt_waits_is_not_lost(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits_for: str
+) -> None:
+    perform = Performer.perform
+    mail = {"action": "email.send", "params": {"to": ["you@example.com"], "subject": "Hello", "text": "Hello"}}
+    async with open_gateway(
+        target, tmp_path / "data", EGRESS_ALLOW=NOBODY, HOLD_BACK_SECONDS="600" if waits_for == "its time" else "0"
+    ) as gateway:
+        person = await gateway.key("developer", kind="person")
+        key = person if waits_for == "its time" else await gateway.key("developer")
+
+        async def cancelled_first(performer: Performer, principal: Principal, ask: Ask) -> AttemptState:
+            (await gateway.post(f"/ai/jobs/{ask.run_id}/cancel", key=person)).expect(200)
+            return await perform(performer, principal, ask)
+
+        monkeypatch.setattr(Performer, "perform", cancelled_first)
+        run_id = await begin(gateway, key, held() if waits_for == "its time" else mail)
+        job = await until(gateway, key, run_id, "cancelled")
+        assert job["steps"][0]["status"] == "cancelled"
+        attempt = (await gateway.get(f"/attempts/{job['steps'][0]['attempt_id']}", key=key)).expect(200)
+        assert attempt["status"] == "cancelled"
+        assert (await gateway.get("/approvals?status=pending", key=await gateway.key("admin", kind="person"))).expect(
+            200
+        )["items"] == []

@@ -93,12 +93,23 @@ class Journal:
         runs, run_id = RunRepository(claim.run.workspace_id), claim.run.id
         await self._database.writer.run(lambda tx: runs.release(tx, run_id, fence=claim.fence), outcome=True)
 
-    async def set_aside(self, claim: Claim, until: int) -> None:
-        """Give the run back for whoever sweeps after ``until`` (microseconds), or once there is something to do."""
+    async def set_aside(self, claim: Claim, until: int) -> bool:
+        """Give the run back for whoever sweeps after ``until`` (microseconds), or once there is something to do.
+
+        False when there is something to do now: somebody asked to cancel the run before its attempt had begun to wait.
+        The attempt is cancelled then.
+        """
         runs, run_id = RunRepository(claim.run.workspace_id), claim.run.id
-        await self._database.writer.run(
-            lambda tx: runs.release(tx, run_id, fence=claim.fence, until=until), outcome=True
-        )
+
+        def unit(tx: Tx) -> bool:
+            run = runs.lock(tx, run_id)
+            cancel = run is not None and run.fence == claim.fence and run.cancel_requested_at is not None
+            if cancel:
+                self._recall_all(tx, runs, run_id)
+            runs.release(tx, run_id, fence=claim.fence, until=None if cancel else until)
+            return not cancel
+
+        return await self._database.writer.run(unit, outcome=True)
 
     async def begin_step(self, claim: Claim, place: int) -> bool:
         """Mark a step as running; False when the run has come to its end instead (it was cancelled).
@@ -133,6 +144,8 @@ class Journal:
             run, at = self._held(tx, runs, claim), now()
             steps = runs.steps(tx, run.id)
             statuses = [step.status for step in steps]
+            if end.status == "pending_approval" and run.cancel_requested_at is not None:
+                self._recall_all(tx, runs, run.id)
             if statuses[place] != "running" or _decided(tx, runs, end):
                 return True
             statuses[place] = end.status
@@ -196,6 +209,11 @@ class Journal:
         if not recalled:
             runs.resume_after_decision(tx, step.run_id, step.step_id, at)
         return recalled
+
+    def _recall_all(self, tx: Tx, runs: RunRepository, run_id: str) -> None:
+        """Cancel what waits of a run that somebody asked to cancel before it waited."""
+        for step in runs.steps(tx, run_id):
+            self._recalled(tx, runs, step, now())
 
     async def resume(self, workspace_id: str, run_id: str, step_id: str) -> bool:
         """Let a run go on that waits for an approval which is decided; False when it does not wait."""

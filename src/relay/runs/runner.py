@@ -88,7 +88,8 @@ class Runner:
                 log.warning("run %s is worked on elsewhere now", run_id)
             except SetAside as aside:
                 with contextlib.suppress(StoreUnavailable):  # the lease then ends by itself
-                    await self._journal.set_aside(claim, aside.until)
+                    if not await self._journal.set_aside(claim, aside.until):
+                        await self._queue.put(RUN, run_id)
             except Interrupted:
                 with contextlib.suppress(StoreUnavailable):  # the lease then ends by itself
                     await self._journal.release(claim)
