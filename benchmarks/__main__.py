@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import approvals, deliveries, limits, policy, runs, signatures
+from benchmarks import approvals, deliveries, limits, logs, policy, runs, signatures, telemetry
 from benchmarks.load import Slice
 from benchmarks.servers import Generator, Server, generator, start_bare, start_relay
 
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, too")
     parser.add_argument(
         "--only",
-        choices=["path", "limits", "runs", "approvals", "policy", "deliveries", "signatures"],
+        choices=["path", "limits", "runs", "approvals", "policy", "deliveries", "signatures", "telemetry", "logs"],
         help="one of the parts",
     )
     parser.add_argument(
@@ -154,6 +154,10 @@ def main() -> None:
         policy.main()
     if options.only in (None, "signatures"):
         signatures.main()
+    if options.only in (None, "telemetry"):
+        telemetry.main(options.rounds, options.seconds)
+    if options.only in (None, "logs"):
+        logs.main(options.rounds, options.seconds)
     if options.only in (None, "runs"):
         runs.main(postgres)
     if options.only in (None, "approvals"):

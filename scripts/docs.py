@@ -1,9 +1,9 @@
 """The parts of the documentation that are made from the code: ``python -m scripts.docs`` writes them.
 
 ``docs/configuration.md``, ``docs/commands.md`` and ``docs/webhook-events.md`` are whole pages, and
-``docs/webhook-events.json`` holds the schemas of these events; in ``docs/actions.md`` and ``docs/limits.md`` each
-part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares what stands there with what
-this module says.
+``docs/webhook-events.json`` holds the schemas of these events; in ``docs/actions.md``, ``docs/limits.md`` and
+``docs/metrics.md`` each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. A test compares what
+stands there with what this module says.
 """
 
 import json
@@ -22,6 +22,7 @@ from relay.engine import build_catalog
 from relay.limits.rules import RULES
 from relay.settings import load_settings
 from relay.settings.docs import configuration_markdown
+from relay.telemetry.catalogue import METRICS, Metric
 from relay.webhooks.types import CATALOGUE, EventType
 
 TOP: Final = Path(__file__).resolve().parent.parent
@@ -176,6 +177,33 @@ def rules_part() -> str:
     return head + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
 
 
+_SETS: Final = {
+    "route": "route templates, `(none)`",
+    "action": "actions, `(other)`",
+    "check": "checks of `relay doctor`",
+}
+
+
+def metrics_part() -> str:
+    """Return the table of metrics."""
+    head = "| metric | kind | labels | shared | meaning |\n|---|---|---|---|---|\n"
+    rows = [
+        (f"`{metric.name}`", metric.kind, _labels(metric), "yes" if metric.shared else "", metric.meaning)
+        for metric in METRICS
+    ]
+    return head + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
+
+
+def _labels(metric: Metric) -> str:
+    return "; ".join(
+        f"`{name}`: {_values(values)}" if values else f"`{name}`" for name, values in metric.labels.items()
+    )
+
+
+def _values(values: tuple[str, ...] | str) -> str:
+    return _SETS[values] if isinstance(values, str) else ", ".join(f"`{value}`" for value in values)
+
+
 _EVENTS: Final = """# Event types
 
 This page is generated from the code: `python -m scripts.docs`. It lists what [webhooks](webhooks.md) tell, and what an
@@ -228,6 +256,7 @@ def pages() -> dict[str, str]:
     """Return every page with generated text, by path, as it should be."""
     actions = (TOP / "docs/actions.md").read_text(encoding="utf-8")
     limits = (TOP / "docs/limits.md").read_text(encoding="utf-8")
+    metrics = (TOP / "docs/metrics.md").read_text(encoding="utf-8")
     return {
         "docs/configuration.md": configuration_markdown(),
         "docs/commands.md": commands_markdown(),
@@ -235,6 +264,7 @@ def pages() -> dict[str, str]:
         "docs/webhook-events.json": events_json(),
         "docs/actions.md": with_parts(actions, action_parts()),
         "docs/limits.md": with_parts(limits, {"rules": rules_part()}),
+        "docs/metrics.md": with_parts(metrics, {"metrics": metrics_part()}),
     }
 
 

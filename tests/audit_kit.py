@@ -12,6 +12,7 @@ import psycopg
 from relay.audit.chain import COLUMNS
 from relay.audit.heads import HeadKeeper, head_signer
 from relay.audit.record import Recorder, event
+from relay.audit.trust import HeadKeys
 from relay.core.event import EventDraft
 from relay.crypto.envelope import Envelopes
 from relay.crypto.signing import HeadSigner
@@ -47,7 +48,7 @@ async def open_kit(target: Target) -> AsyncIterator[Kit]:
     await database.start()
     signer = head_signer(SECRET, "ins_test")
     try:
-        yield Kit(target, database, envelopes, signer, HeadKeeper(database, signer))
+        yield Kit(target, database, envelopes, signer, HeadKeeper(database, HeadKeys(signer)))
     finally:
         await database.stop()
 

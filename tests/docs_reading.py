@@ -23,6 +23,7 @@ EXECUTED = (
     "docs/webhooks-receiving.md",
     "docs/budgets.md",
     "docs/kill-switch.md",
+    "docs/metrics.md",
 )
 ADDRESS = "http://127.0.0.1:8000"
 ANYTHING = "…"

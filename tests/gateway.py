@@ -196,12 +196,14 @@ async def open_gateway(
     admin: str = "",
     connectors: Sequence[tuple[Connector, Any]] = (),
     schedule: Schedule | None = None,
+    listen: str = "127.0.0.1",
     **settings: str,
 ) -> AsyncIterator[Gateway]:
     """Serve an installation until the block ends.
 
     ``admin`` is the first key of an installation that was open before. ``connectors`` come on top of the real ones,
-    each with its client. ``schedule`` is that of webhooks. ``settings`` are given as in the environment.
+    each with its client. ``schedule`` is that of webhooks. ``listen`` is the address that it believes to be bound to.
+    ``settings`` are given as in the environment.
     """
     loaded = settings_for(target, data_dir, **settings)
     listener = bind("127.0.0.1", 0)
@@ -209,11 +211,12 @@ async def open_gateway(
     with _catalog_with(connectors), contextlib.closing(listener):
         async with (
             open_house(loaded) as house,
-            open_server(house, listen=("127.0.0.1", port), schedule=schedule) as server,
+            open_server(house, listen=(listen, port), schedule=schedule) as server,
             _served(server, listener),
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
         ):
             yield Gateway(f"http://127.0.0.1:{port}", port, house, server, session, server.first_key or admin)
+            assert not house.metrics.defects, "a label value that the catalogue of metrics does not declare"
 
 
 @contextlib.contextmanager
@@ -240,7 +243,7 @@ class _QuietServer(uvicorn.Server):
 
 @asynccontextmanager
 async def _served(server: Server, listener: Any) -> AsyncIterator[None]:
-    running = _QuietServer(uvicorn_config(server.asgi, server.house.settings))
+    running = _QuietServer(uvicorn_config(server))
     task = asyncio.create_task(running.serve([listener]), name="test-gateway")
     try:
         while not running.started:

@@ -1,4 +1,7 @@
-"""The OpenAPI document as it is committed: ``python -m tests.openapi`` writes ``docs/openapi.json`` anew."""
+"""The OpenAPI document as it is committed: ``python -m tests.openapi`` writes ``docs/openapi.json`` anew.
+
+It also writes the routes that ``relay doctor --url`` asks without a credential.
+"""
 
 import asyncio
 import json
@@ -10,11 +13,22 @@ from relay.store.target import parse_target
 from tests.gateway import open_gateway
 
 SNAPSHOT = Path(__file__).parents[1] / "docs" / "openapi.json"
+GUARDED = Path(__file__).parents[1] / "src/relay/doctor/outside/routes.txt"
 
 
 def text_of(document: dict[str, Any]) -> str:
     """Return the document as it is written down, so that a change shows up line by line."""
     return json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def guarded_of(document: dict[str, Any]) -> str:
+    """Return method and path of each route that wants a credential; ``/metrics``, which has a check of its own, not."""
+    return "".join(
+        f"{method.upper()} {path}\n"
+        for path, methods in sorted(document["paths"].items())
+        for method, operation in sorted(methods.items())
+        if operation["security"] and path != "/metrics"
+    )
 
 
 async def current() -> dict[str, Any]:
@@ -27,4 +41,6 @@ async def current() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    SNAPSHOT.write_text(text_of(asyncio.run(current())))
+    found = asyncio.run(current())
+    SNAPSHOT.write_text(text_of(found))
+    GUARDED.write_text(guarded_of(found))

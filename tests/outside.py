@@ -47,7 +47,9 @@ class Certificate:
     key: Path
 
 
-def make_certificate(folder: Path, *, names: tuple[str, ...] = ("localhost", "127.0.0.1")) -> Certificate:
+def make_certificate(
+    folder: Path, *, names: tuple[str, ...] = ("localhost", "127.0.0.1"), days: float = 1
+) -> Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -58,7 +60,7 @@ def make_certificate(folder: Path, *, names: tuple[str, ...] = ("localhost", "12
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(
             x509.SubjectAlternativeName(list(map(_general_name, names))),
             critical=False,

@@ -19,7 +19,7 @@ import aiohttp
 from tests.limits_kit import UNLIMITED
 
 SOURCES = Path(__file__).parents[1] / "src"
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 STOP_SECONDS = 45.0
 _LISTENS = re.compile(r"^relay listens on (http://\S+:(\d+)) ", re.MULTILINE)
 _FIRST_KEY = re.compile(r"^ {4}(relay_sk_\w+)$", re.MULTILINE)

@@ -67,7 +67,8 @@ class ActionSpec:
 
     ``expose`` shows policy and budgets what they may speak of; ``exposed`` is the model it returns. ``irreversible``:
     nothing can take it back, so that the installation may hold it back for a while. ``probe`` says how to read the
-    version of what a step changes; it returns None where there is no such thing.
+    version of what a step changes; it returns None where there is no such thing. A ``honey`` action looks like any
+    other and is never run: whoever asks for it loses the credential.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ActionSpec:
     irreversible: bool
     probe: Callable[[Any], Probe | None]
     handler: Handler = field(repr=False)
+    honey: bool = False
 
 
 def plain(params: BaseModel) -> dict[str, Any]:
@@ -136,6 +138,7 @@ class Connector:
         expose: Callable[[Any], Exposed] = _shows_nothing,
         irreversible: bool = False,
         probe: Callable[[Any], Probe | None] = _has_no_version,
+        honey: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Declare ``async def handler(permit, params: Model, client) -> Result`` as an action.
 
@@ -185,6 +188,7 @@ class Connector:
                 irreversible=irreversible,
                 probe=probe,
                 handler=guarded,
+                honey=honey,
             )
             return guarded
 

@@ -8,8 +8,9 @@ from relay.approvals.intake import Intake
 from relay.approvals.notices import Notices
 from relay.approvals.requests import Requests
 from relay.audit.record import event
-from relay.catalog import Catalog
+from relay.catalog import Catalog, CatalogError
 from relay.connectors import echo, email, http, webhook
+from relay.connectors.honey import honey_connectors
 from relay.core.clock import DAY, HOUR, MICROSECONDS
 from relay.core.ids import new_id
 from relay.egress.http import HttpClient
@@ -35,12 +36,15 @@ from relay.policy.recorded import Recorded
 from relay.policy.replay import Replays
 from relay.policy.versions import PolicyVersions
 from relay.queue.choose import open_queue
+from relay.rotation.care import Care
+from relay.rotation.rotate import Rotation
 from relay.runs.plans import Plans
 from relay.runs.service import Runs
 from relay.settings import Settings, SettingsError
 from relay.store.attempt_counts import AttemptCounts
 from relay.store.retention import Purge
 from relay.store.writer import StoreUnavailable
+from relay.unusual.service import UnusualUse
 from relay.webhooks.deliver import Sender
 from relay.webhooks.endpoints import Endpoints
 from relay.webhooks.journal import Journal
@@ -64,7 +68,7 @@ class Engine:
         self.policies = PolicyVersions(database, self.policy_schema, replay_required=settings.policy_replay_required)
         self.replays = Replays(database, house.vault, self.policy_schema)
         self.policy = CedarPolicy(self.policies, installed_reach(settings), AttemptCounts(database.reader))
-        self.limits = LimitService(settings, house.installation.id, lambda tag: note(house, tag))
+        self.limits = LimitService(settings, house.installation.id, lambda tag: note(house, tag), house.metrics)
         self.queue = open_queue(house.target, settings.run_concurrency)
         self.kill_switch = KillSwitch(database, self.catalog)
         self.budgets = Budgets(database, house.vault)
@@ -90,6 +94,7 @@ class Engine:
                 approval=settings.approval_ttl_hours * HOUR,
                 hold_back=settings.hold_back_seconds,
             ),
+            house.metrics,
         )
         self.gate = gate
         self.performer = gate.performer
@@ -105,7 +110,12 @@ class Engine:
         self.expiry = Expiry(database)
         self.purge = Purge(database.writer)
         self.plans = Plans(
-            database, house.vault, self.performer, LocalPlanner(), ttl=settings.plan_ttl_seconds * MICROSECONDS
+            database,
+            house.vault,
+            self.performer,
+            LocalPlanner(),
+            ttl=settings.plan_ttl_seconds * MICROSECONDS,
+            metrics=house.metrics,
         )
         self.runs = Runs(
             database,
@@ -119,10 +129,13 @@ class Engine:
             recall=gate.holds.cancel_with_run,
         )
         client = WebhookClient(build_egress(settings, listen))
-        journal = Journal(database, house.envelopes, house.outbox, schedule)
+        journal = Journal(database, house.envelopes, house.outbox, schedule, house.metrics)
         self.sender = Sender(database, journal, client, self.queue, house.outbox, schedule)
         self.endpoints = Endpoints(database, house.vault, house.envelopes, house.outbox, client)
+        self.care = care_of(house)
         self.deliveries = DeliveryLog(database, house.vault, house.outbox)
+        effects = {spec.name: spec.effect for spec in self.catalog}
+        self.unusual = UnusualUse(settings, database, house.vault, effects)
 
     async def start(self, *, work: bool) -> None:
         """Run what runs by itself. ``work`` says whether this process takes part in the durable work."""
@@ -130,7 +143,9 @@ class Engine:
         await self.limits.start()
         await self.gate.sweep.start(sole_process=sole)
         await self._house.heads.start()
+        await self.care.start()
         await self.purge.start()
+        await self.unusual.start()
         await self.kill_switch.stopping.start()
         await self.queue.start(work=work)
         await self.sender.start(work=work, sole_process=sole)
@@ -151,9 +166,24 @@ class Engine:
         await self.queue.stop(self._house.settings.shutdown_grace_seconds)
         await self.gate.attempts.stop()
         await self.kill_switch.stopping.stop()
+        await self.unusual.stop()
         await self.purge.stop()
+        await self.care.stop()
         await self.gate.sweep.stop()
         await self.limits.stop()
+
+
+def care_of(house: House) -> Care:
+    """Return what looks after the secrets of an installation."""
+    rotation = Rotation(house.database, house.envelopes, house.keyring, house.installation, principal=operator().id)
+    settings = house.settings
+    return Care(
+        house.database,
+        house.keyring,
+        rotation,
+        period=settings.secret_period_days * DAY,
+        rotates=settings.secrets_auto_rotate,
+    )
 
 
 async def note(house: House, tag: str) -> None:
@@ -179,7 +209,7 @@ def build_egress(settings: Settings, listen: tuple[str, int]) -> EgressPolicy:
             database_url=database.get_secret_value() if database else None,
             redis_url=redis.get_secret_value() if redis else None,
         )
-        return EgressPolicy(settings.egress_allow, own)
+        return EgressPolicy(settings.egress_allow, own, trace_hosts=settings.trace_propagate_hosts)
     except ValueError as error:
         raise SettingsError([f"EGRESS_ALLOW: {error}"]) from None
 
@@ -192,8 +222,18 @@ def build_catalog(settings: Settings, listen: tuple[str, int]) -> Catalog:
     catalog.register(email.connector, _mail(settings))
     catalog.register(webhook.connector, HttpClient(egress, webhook.connector.hosts))
     catalog.register(http.connector, HttpClient(egress, http.connector.hosts))
+    _set_traps(catalog, settings)
     limit_actions(catalog, settings)
     return catalog
+
+
+def _set_traps(catalog: Catalog, settings: Settings) -> None:
+    """Add the operator's honey actions."""
+    try:
+        for connector in honey_connectors(settings.honey_actions):
+            catalog.register(connector, None)
+    except CatalogError as error:
+        raise SettingsError([f"HONEY_ACTIONS: {error}"]) from None
 
 
 def _notices(house: House, requests: Requests, catalog: Catalog) -> Notices:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.audit.verify import Trust, verify_log
+from relay.audit.trust import Trust
+from relay.audit.verify import verify_log
 from relay.store.target import Target
 from tests.audit_kit import all_rows, open_kit
 

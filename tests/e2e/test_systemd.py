@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import struct
@@ -63,17 +64,27 @@ def test_the_unit_exposes_little(analyze: Callable[..., subprocess.CompletedProc
     assert ended.returncode == 0, ended.stdout
 
 
-@pytest.mark.parametrize(("unit", "more"), [(UNIT, set()), (WORKER, {"database_url"})])
-def test_the_unit_holds_no_secret_and_stops_no_earlier_than_relay(unit: Path, more: set[str]) -> None:
-    assert not SECRETS & environment(unit).keys()
-    assert not SECRETS & {line.partition("=")[0] for line in (SYSTEMD / "relay.env").read_text().splitlines()}
+@pytest.mark.parametrize("unit", [UNIT, WORKER])
+def test_the_unit_holds_no_secret_and_stops_no_earlier_than_relay(unit: Path) -> None:
+    named = {*SECRETS, *(f"{name}_FILE" for name in SECRETS)}
+    assert not named & environment(unit).keys()
+    assert not named & {line.partition("=")[0] for line in (SYSTEMD / "relay.env").read_text().splitlines()}
     read = confined.settings(str(unit))
-    given = {line.partition(":")[0] for line in read["LoadCredential"]}
-    named = {value.removeprefix("%d/") for name, value in environment(unit).items() if name.endswith("_FILE")}
-    assert given == named == {"secret_key", "encryption_key"} | more
+    # A credential that is named and missing keeps the service from starting; which there are, a drop-in says.
+    assert not {"LoadCredential", "LoadCredentialEncrypted", "SetCredential"} & read.keys()
     assert int(read["TimeoutStopSec"][0]) > load_settings({}).shutdown_grace_seconds + 10
-    optional = [line for line in unit.read_text().splitlines() if line.startswith("#Environment=")]
-    assert {line.split("=")[1].removesuffix("_FILE") for line in optional} < SECRETS
+
+
+@pytest.mark.parametrize("unit", [UNIT, WORKER])
+def test_the_unit_is_well_formed_with_its_credentials(
+    analyze: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, unit: Path
+) -> None:
+    installed = tmp_path / unit.name.replace("@.", "@1.")
+    text = re.sub(r"/opt/relay/.venv/bin/relay", "/bin/true", unit.read_text())
+    with_credentials = text + (SYSTEMD / "credentials.conf").read_text().replace("#Load", "Load")
+    installed.write_text(with_credentials)
+    ended = analyze("verify", "--man=no", str(installed))
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_the_shipped_settings_are_accepted() -> None:
@@ -149,12 +160,11 @@ def test_the_same_on_a_disk_is_refused_to_whoever_owns_it(tmp_path: Path) -> Non
 async def test_relay_works_under_the_units_rules(debian: Callable[[str, str], None], tmp_path: Path) -> None:
     debian("systemd", "systemd-analyze")
     under = (sys.executable, confined.__file__, str(UNIT))
-    keys = {"secret_key": generate_secret_key(), "encryption_key": generate_kek()}
+    keys = {"secret_key": generate_secret_key(), "oauth_encryption_key": generate_kek()}
     with credentials(MEMORY, os.geteuid(), **keys) as folder:
-        given = {name: value.replace("%d", str(folder)) for name, value in environment().items()}
-        del given["RELAY_DATA_DIR"]
+        given = {name: value for name, value in environment().items() if name != "RELAY_DATA_DIR"}
         async with http_server(OK) as sink:
-            env = {**given, "EGRESS_ALLOW": f"localhost:{sink.port}"}
+            env = {**given, "EGRESS_ALLOW": f"localhost:{sink.port}", "CREDENTIALS_DIRECTORY": str(folder)}
             async with gateway_process(tmp_path, env=env, under=under) as gateway, gateway.client() as client:
                 status = Path(f"/proc/{gateway.pid}/status").read_text()
                 assert "NoNewPrivs:\t1\n" in status and "Seccomp:\t2\n" in status, "it is confined"

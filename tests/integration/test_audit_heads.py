@@ -11,6 +11,7 @@ from relay.audit.export import export_log
 from relay.audit.heads import HeadContradicted, HeadKeeper
 from relay.audit.notes import check_note, from_text
 from relay.audit.offline import verify_export
+from relay.audit.trust import HeadKeys
 from relay.audit.verify import Verification, Verifier
 from relay.core.problem import Unavailable
 from relay.store.target import Target
@@ -63,7 +64,7 @@ async def test_start_minute_and_stop_each_sign_what_moved(target: Target, monkey
         await kit.heads.stop()
         assert stored(target) == [1, 2]
         monkeypatch.setattr(heads_module, "SIGN_SECONDS", 0.05)
-        keeper = HeadKeeper(kit.database, kit.signer)
+        keeper = HeadKeeper(kit.database, HeadKeys(kit.signer))
         await keeper.start()
         await kit.record(sample())
         for _ in range(250):
@@ -90,7 +91,7 @@ async def test_a_rewritten_log_is_not_signed(target: Target, forget: str, caplog
         forge(target)
         if forget == "stored heads":
             own(target, "DELETE FROM signed_heads")
-        keeper = HeadKeeper(kit.database, kit.signer) if forget == "memory" else kit.heads
+        keeper = HeadKeeper(kit.database, HeadKeys(kit.signer)) if forget == "memory" else kit.heads
         with pytest.raises(HeadContradicted):
             await keeper.sign_now()
         await keeper.start()
@@ -152,7 +153,7 @@ class TestVerifier:
 
     async def test_an_answer_is_cached_for_some_seconds(self, target: Target) -> None:
         async with open_kit(target) as kit:
-            verifier = Verifier(kit.database, kit.envelopes, kit.signer)
+            verifier = Verifier(kit.database, kit.envelopes, HeadKeys(kit.signer))
             await kit.record(sample())
             first = await verifier.verify()
             await kit.record(sample())
@@ -161,7 +162,7 @@ class TestVerifier:
 
     async def test_it_goes_on_where_it_ended(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
         async with open_kit(target) as kit:
-            verifier = Verifier(kit.database, kit.envelopes, kit.signer)
+            verifier = Verifier(kit.database, kit.envelopes, HeadKeys(kit.signer))
             await kit.record(*(sample(number, details={"n": number}) for number in range(5)))
             assert (await verifier.verify()).details == 5
             await kit.record(sample(details={"n": 5}))
@@ -177,7 +178,7 @@ class TestVerifier:
     @pytest.mark.parametrize("seq", [3, 4, 5])
     async def test_it_finds_what_happened_at_and_after_that_place(self, target: Target, seq: int) -> None:
         async with open_kit(target) as kit:
-            verifier = Verifier(kit.database, kit.envelopes, kit.signer)
+            verifier = Verifier(kit.database, kit.envelopes, HeadKeys(kit.signer))
             await kit.record(*(sample(number) for number in range(3)))
             await verifier.verify()
             await kit.record(*(sample(number) for number in range(2)))
@@ -190,7 +191,7 @@ class TestVerifier:
 
     async def test_a_log_that_became_shorter_is_found(self, target: Target) -> None:
         async with open_kit(target) as kit:
-            verifier = Verifier(kit.database, kit.envelopes, kit.signer)
+            verifier = Verifier(kit.database, kit.envelopes, HeadKeys(kit.signer))
             await kit.record(*(sample(number) for number in range(3)))
             await verifier.verify()
             rows = all_rows(target)
@@ -211,7 +212,7 @@ class TestVerifier:
         monkeypatch.setattr(verify_module, "verify_log", counted)
         async with open_kit(target) as kit:
             await kit.record(sample())
-            verifier = Verifier(kit.database, kit.envelopes, kit.signer)
+            verifier = Verifier(kit.database, kit.envelopes, HeadKeys(kit.signer))
             answers = await asyncio.gather(*(verifier.verify() for _ in range(20)))
             assert running == 1 and len({id(answer) for answer in answers}) == 1
 
@@ -229,7 +230,7 @@ class TestVerifier:
         monkeypatch.setattr(verify_module, "WAIT_SECONDS", 0.05)
         async with open_kit(target) as kit:
             await kit.record(sample())
-            verifier = Verifier(kit.database, kit.envelopes, kit.signer)
+            verifier = Verifier(kit.database, kit.envelopes, HeadKeys(kit.signer))
             for _ in range(2):
                 with pytest.raises(Unavailable):
                     await verifier.verify()

@@ -6,7 +6,8 @@ import pytest
 from relay.audit import log as log_module
 from relay.audit.erase import NothingToErase, erase_details
 from relay.audit.log import AuditLog, Entry, Filters
-from relay.audit.verify import Trust, verify_log
+from relay.audit.trust import Trust
+from relay.audit.verify import verify_log
 from relay.store.target import Target
 from tests.audit_kit import Kit, all_rows, open_kit, own, sample
 

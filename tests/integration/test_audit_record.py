@@ -4,7 +4,8 @@ import pytest
 
 from relay.audit.details import DetailsUnreadable, open_details, sealed_details
 from relay.audit.record import EventRefused
-from relay.audit.verify import Trust, verify_log
+from relay.audit.trust import Trust
+from relay.audit.verify import verify_log
 from relay.store.target import Target
 from relay.store.writer import StoreUnavailable, Tx
 from tests.audit_kit import Kit, all_rows, open_kit, own, recorded, sample

@@ -85,7 +85,8 @@ async def test_a_key_is_made_shown_once_used_and_revoked(ask, admin):
 
     status, listed = await ask("GET", "/keys", made["key"])
     assert status == 200 and listed["next_cursor"] is None
-    assert listed["items"][0] == {name: value for name, value in made.items() if name != "key"}
+    # The person who made it is told that it is no trap; the key, an agent's, is told nothing about traps.
+    assert listed["items"][0] == {name: value for name, value in made.items() if name != "key"} | {"honey": None}
     assert made["key"] not in json.dumps(listed) and "hash" not in json.dumps(listed)
 
     status, revoked = await ask("DELETE", f"/keys/{made['id']}", admin)

@@ -277,7 +277,7 @@ async def _add_pepper(ring):
     envelope = ring.envelopes.seal(new_pepper(), workspace="", purpose="pepper", record=pepper_id)
 
     def unit(tx):
-        tx.run(_ADD_PEPPER, id=pepper_id, envelope=envelope, created_at=now(), retired_at=None)
+        tx.run(_ADD_PEPPER, id=pepper_id, envelope=envelope, created_at=now(), retired_at=None, current_at=now())
 
     await ring.database.writer.run(unit)
     ring.database.generation.changed()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from relay.audit.chain import COLUMNS, GENESIS, row_hash
 from relay.audit.notes import sign_head
-from relay.audit.verify import Trust, Verification, verify_log
+from relay.audit.trust import Trust
+from relay.audit.verify import Verification, verify_log
 from relay.crypto.signing import HeadSigner
 from relay.store.target import Target
 from tests.audit_kit import Kit, all_rows, open_kit, own, replace_rows, sample

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket
 from relay.core.access import Access
 from relay.core.admission import Admission, AdmissionRefused
 from relay.core.facts import RequestFacts
+from relay.core.principal import Principal
 from relay.core.problem import Unauthenticated
 from relay.core.signed import Evidence
 from relay.gate.admit import Gate
@@ -52,10 +53,13 @@ class Loose(BaseModel):
 
 
 class _NoKeys:
-    async def authenticate(self, key_text: str) -> None:
+    async def authenticate(self, key_text: str, client: str = "") -> None:
         return None
 
     async def reload(self, credential_id: str) -> None:
+        return None
+
+    async def honey_action_used(self, principal: Principal, action: str, *, request_id: str, client: str) -> None:
         return None
 
     def count(self, *, reason: str, route: str, client: str) -> None:

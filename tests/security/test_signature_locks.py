@@ -6,6 +6,7 @@ from starlette.types import Message
 
 from relay.core.access import Access
 from relay.core.facts import RequestFacts
+from relay.core.principal import Principal
 from relay.core.problem import BadSignature, QuotaExceeded
 from relay.core.signed import Evidence, Signed
 from relay.gate.admit import Gate
@@ -30,10 +31,13 @@ class Asked(BaseModel):
 
 
 class Keys:
-    async def authenticate(self, key_text: str) -> None:
+    async def authenticate(self, key_text: str, client: str = "") -> None:
         return None
 
     async def reload(self, credential_id: str) -> None:
+        return None
+
+    async def honey_action_used(self, principal: Principal, action: str, *, request_id: str, client: str) -> None:
         return None
 
 

@@ -31,6 +31,8 @@ PROMISED = [
     ("webhooks", 600, 60, "workspace"),
     ("oauth", 5, 300, "address"),
     ("chat", 30, 60, "address"),
+    ("leak_reports", 30, 60, "address"),
+    ("children", 60, 60, "principal"),
     ("credentials", 20, 300, "address"),
 ]
 

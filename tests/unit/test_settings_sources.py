@@ -49,7 +49,8 @@ class TestOrder:
     def test_a_secret_given_twice_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path / "key", FILE_KEY)
         both = {"SECRET_KEY": KEY, "SECRET_KEY_FILE": path}
-        assert problems(both, tmp_path) == ("SECRET_KEY: set either SECRET_KEY or SECRET_KEY_FILE, not both",)
+        places = f"in the environment (SECRET_KEY) and by SECRET_KEY_FILE, {path}"
+        assert problems(both, tmp_path) == (f"SECRET_KEY: is given twice, {places}; leave one of them",)
         write(tmp_path / ".env", f"SECRET_KEY={KEY}\n")
         assert problems({"RELAY_ENV": "local", "SECRET_KEY_FILE": path}, tmp_path)
         assert secret_of({"SECRET_KEY": "", "SECRET_KEY_FILE": path}, tmp_path) == FILE_KEY

@@ -28,9 +28,12 @@ class Intake:
         self._clock = clock
         self._room: dict[str, tuple[int, int]] = {}
 
-    def look(self, tx: Tx, request: ApprovalRow) -> None:
-        """Refuse (429) while the requester, or the workspace, has as many requests pending as may be."""
-        if ApprovalRepository(request.workspace_id).waits_for(tx, request.requester_id, self._per_key) >= self._per_key:
+    def look(self, tx: Tx, request: ApprovalRow, account: str) -> None:
+        """Refuse (429) while the requester, or the workspace, has as many requests pending as may be.
+
+        ``account`` is whom the requester counts as: a child token's requests are its parent's.
+        """
+        if ApprovalRepository(request.workspace_id).waits_for(tx, account, self._per_key) >= self._per_key:
             raise _too_many(self._per_key, "key")
         if not self._has_room(tx, request.workspace_id):
             raise _too_many(self._per_workspace, "workspace")

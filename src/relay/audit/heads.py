@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, insert, select
 
 from relay.audit.chain import GENESIS
 from relay.audit.notes import as_line, check_note, sign_head
+from relay.audit.trust import HeadKeys
 from relay.core.clock import now
 from relay.crypto.keys import derive
 from relay.crypto.signing import HeadSigner, SignatureError
@@ -38,14 +39,19 @@ class HeadContradicted(Exception):
 class HeadKeeper:
     """Signs heads with a key that is not in the database, stores them and writes them to the log.
 
-    ``signer`` is :func:`head_signer`'s. Several replicas may sign at once: the first head of a size is kept.
+    Several replicas may sign at once: the first head of a size is kept.
     """
 
-    def __init__(self, database: Database, signer: HeadSigner) -> None:
-        self.signer: Final = signer
+    def __init__(self, database: Database, keys: HeadKeys) -> None:
+        self.keys: Final = keys
         self._database = database
         self._signed: tuple[int, str] | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def signer(self) -> HeadSigner:
+        """The key that signs now."""
+        return self.keys.signer
 
     async def start(self) -> None:
         """Sign the present head and go on each minute."""
@@ -73,8 +79,9 @@ class HeadKeeper:
         stored = await self._agree_with_the_past(size, head)
         if stored is not None:
             return stored
-        note = sign_head(self.signer, size, head)
-        await self._store(size, note)
+        signer = self.signer
+        note = sign_head(signer, size, head)
+        await self._store(size, note, signer)
         self._signed = (size, head)
         log.info("signed the audit head of %d events: %s", size, as_line(note))
         return note
@@ -112,19 +119,16 @@ class HeadKeeper:
         return stored[2] if stored is not None and stored[:2] == (size, head) else None
 
     async def _last(self) -> tuple[int, str, str] | None:
-        """Return size, hash and note of the newest stored head that this key signed.
-
-        Heads of an earlier key stay where they are; ``relay audit verify`` says so.
-        """
+        """Return size, hash and note of the newest stored head, if this key signed it or one that it vouches for."""
         row = await self._database.reader.one(
             select(signed_heads.c.size, signed_heads.c.note).order_by(signed_heads.c.size.desc()).limit(1)
         )
         if row is None:
             return None
         try:
-            found = check_note(row[1], (self.signer.vkey,))
+            found = check_note(row[1], self.keys.trust().keys_for(row[0]))
         except SignatureError as error:
-            log.warning("the newest stored head does not verify with the present key: %s", error)
+            log.warning("the newest stored head does not verify with the keys of this log: %s", error)
             return None
         return found.size, found.root.hex(), str(row[1])
 
@@ -132,10 +136,12 @@ class HeadKeeper:
         row = await self._database.reader.one(select(audit_events.c.hash).where(audit_events.c.seq == size))
         return row is not None and row[0] == head
 
-    async def _store(self, size: int, note: str) -> None:
+    async def _store(self, size: int, note: str, signer: HeadSigner) -> None:
         signed_at = now()
 
         def unit(tx: Tx) -> None:
+            if not self.keys.may_store(tx, signer):
+                raise StoreUnavailable("the key of the log's heads has just changed")
             if tx.one(_EXISTS, s=size) is None:
                 tx.run(_INSERT, size=size, note=note, signed_at=signed_at)
 

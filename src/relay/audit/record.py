@@ -12,7 +12,7 @@ from relay.audit.tags import TAGS
 from relay.core.clock import now
 from relay.core.event import EventDraft
 from relay.core.ids import new_id
-from relay.crypto.envelope import Envelopes
+from relay.crypto.envelope import Envelopes, sealed_with
 from relay.store.query import Query
 from relay.store.tables import audit_events, audit_head
 from relay.store.tables import envelopes as envelopes_table
@@ -102,7 +102,7 @@ class Recorder:
             "purpose": PURPOSE,
             "record_id": draft.id,
             "workspace_id": draft.workspace_id,
-            "kek_id": self._envelopes.current,
+            "kek_id": sealed_with(body),
             "body": body,
             "expires_at": None,
         }

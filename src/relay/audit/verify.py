@@ -5,6 +5,7 @@ database can compute fitting hashes. The signed heads show that, as long as one 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,19 +16,28 @@ from relay.audit.chain import ChainBroken, Walk
 from relay.audit.details import DetailsUnreadable, open_details, sealed_details
 from relay.audit.notes import check_note
 from relay.audit.rows import PAGE_ROWS, Row, Snapshot, rows_between, snapshot
-from relay.core.clock import HOUR, MICROSECONDS, now
+from relay.audit.trust import HeadKeys, Trust
+from relay.core.clock import DAY, HOUR, MICROSECONDS, now
 from relay.core.problem import Unavailable
 from relay.crypto.envelope import Envelopes
-from relay.crypto.signing import Checkpoint, HeadSigner, SignatureError
+from relay.crypto.signing import Checkpoint, SignatureError
 from relay.store.database import Database
 from relay.store.reader import Reader
 from relay.store.tables import audit_events, signed_heads
+from relay.store.writer import StoreUnavailable
+from relay.telemetry.metrics import Metrics
 
 CACHE: Final = 3 * MICROSECONDS
 WHOLE_EVERY: Final = HOUR
 WAIT_SECONDS: Final = 20.0
+FIRST_SECONDS: Final = 10.0
+EVERY_SECONDS: Final = 3600.0
+WHOLE_BY_ITSELF: Final = DAY
+"""A server verifies soon after its start and each hour what was added since, once a day from the beginning."""
 
 _YIELD_ROWS: Final = 50
+
+log = logging.getLogger("relay.audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +65,6 @@ class Verification:
     heads: int = 0
     details: int = 0
     details_erased: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """What the log is compared with beside itself: the keys its heads are signed with, and a head kept elsewhere."""
-
-    vkeys: tuple[str, ...] = ()
-    head: str | None = None
 
 
 async def verify_log(
@@ -150,7 +152,7 @@ class _Check:
         while self._pending and self._pending[0][0] <= self.walk.size:
             size, note = self._pending.pop(0)
             try:
-                signed = check_note(note, self.trust.vkeys)
+                signed = check_note(note, self.trust.keys_for(size))
             except SignatureError as error:
                 raise ChainBroken(size, f"the head stored for it does not verify: {error}") from None
             if signed.size != size:
@@ -196,7 +198,8 @@ def _given(trust: Trust) -> Checkpoint | None:
     if trust.head is None:
         return None
     try:
-        return check_note(trust.head, trust.vkeys)
+        given = check_note(trust.head, (*trust.vkeys, *(key.vkey for key in trust.past)))
+        return check_note(trust.head, trust.keys_for(given.size))
     except SignatureError as error:
         raise ChainBroken(0, f"the given head does not verify: {error}") from None
 
@@ -219,20 +222,29 @@ class Verifier:
         self,
         database: Database,
         envelopes: Envelopes,
-        signer: HeadSigner,
+        keys: HeadKeys,
         on_broken: Callable[[Finding], None] = lambda _: None,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics.off()
+        self._verified_at = metrics.gauge("relay_audit_last_verified_timestamp_seconds")
+        self._failed = metrics.gauge("relay_audit_verification_failed")
         self._reader = database.reader
         self._envelopes = envelopes
-        self._trust = Trust((signer.vkey,))
+        self._keys = keys
         self._on_broken = on_broken
         self._verified: tuple[int, str] | None = None
         self._whole_at = 0
         self._latest: Verification | None = None
         self._task: asyncio.Task[Verification] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
-    async def verify(self) -> Verification:
-        """Return a verification at most three seconds old.
+    async def start(self, *, first: float = FIRST_SECONDS, every: float = EVERY_SECONDS) -> None:
+        """Verify by itself from now on, so that somebody looks even where nobody asks; intervals in seconds."""
+        self._looking = asyncio.create_task(self._look_for_ever(first, every), name="audit-watch")
+
+    async def verify(self, *, whole_every: int | None = None) -> Verification:
+        """Return a verification at most three seconds old, from the beginning if the last such is that old.
 
         :class:`~relay.core.problem.Unavailable` when a first one over a large log takes longer than twenty seconds;
         it goes on meanwhile. :class:`~relay.store.writer.StoreUnavailable` when the database cannot be read.
@@ -240,7 +252,9 @@ class Verifier:
         if self._latest is not None and 0 <= now() - self._latest.checked_at < CACHE:
             return self._latest
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._verify(), name="audit-verify")
+            self._task = asyncio.create_task(
+                self._verify(WHOLE_EVERY if whole_every is None else whole_every), name="audit-verify"
+            )
             self._task.add_done_callback(_retrieve)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
@@ -249,23 +263,40 @@ class Verifier:
             raise Unavailable("The log is still being verified; ask again later.", retry_after=20) from None
 
     async def stop(self) -> None:
-        """End a verification that is under way."""
+        """Verify no more by itself, and end a verification that is under way."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _verify(self) -> Verification:
+    async def _verify(self, whole_every: int) -> Verification:
         started = now()
-        whole = self._verified is None or started - self._whole_at >= WHOLE_EVERY
+        whole = self._verified is None or started - self._whole_at >= whole_every
         start = None if whole or self._verified is None else Walk(*self._verified)
-        found = await verify_log(self._reader, self._trust, envelopes=self._envelopes, start=start)
+        found = await verify_log(self._reader, self._keys.trust(), envelopes=self._envelopes, start=start)
         if found.ok:
             self._verified = (found.size, found.head)
             self._whole_at = started if whole else self._whole_at
         if found.finding is not None:
             self._on_broken(found.finding)
+        else:
+            self._verified_at.set(found.checked_at / MICROSECONDS)
+        self._failed.set(float(found.finding is not None))
         self._latest = found
         return found
+
+    async def _look_for_ever(self, first: float, every: float) -> None:
+        await asyncio.sleep(first)
+        while True:
+            try:
+                await self.verify(whole_every=WHOLE_BY_ITSELF)
+            except (StoreUnavailable, Unavailable) as error:
+                log.warning("the log could not be verified now: %s", error)
+            except Exception as error:  # a defect in one look must not end all looking
+                log.error("the verification of the log broke", exc_info=error)
+            await asyncio.sleep(every)
 
 
 def _retrieve(task: asyncio.Task[Verification]) -> None:

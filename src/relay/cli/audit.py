@@ -168,13 +168,11 @@ def _verify_file(file: Path, note: str | None, key: str | None, as_json: bool) -
 
 
 def _verify_database(note: str | None, keys: tuple[str, ...], as_json: bool) -> None:
-    from relay.audit.verify import Trust, verify_log
+    from relay.audit.verify import verify_log
     from relay.audit.view import verification_view
 
     found = with_house(
-        lambda house: verify_log(
-            house.database.reader, Trust((house.heads.signer.vkey, *keys), note), envelopes=house.envelopes
-        )
+        lambda house: verify_log(house.database.reader, house.heads.keys.trust(note, *keys), envelopes=house.envelopes)
     )
     if as_json:
         _print_json(verification_view(found))

@@ -1,23 +1,34 @@
 """``relay key``: make, list, rotate, restrict and revoke API keys, beside a running server or without one."""
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from relay.cli import key_life
 from relay.cli.context import fail, with_house
+from relay.cli.key_shared import (
+    Json,
+    KeyId,
+    Quiet,
+    key_id_argument,
+    name_option,
+    print_json,
+    require_one_form,
+    scopes_option,
+    show_new,
+)
 from relay.cli.networks import checked_networks, networks_or_any, show_networks
 from relay.core.clock import iso, now
 from relay.core.ids import new_id
-from relay.core.principal import KeyKind, expand_scopes
-from relay.core.problem import Conflict, Invalid
+from relay.core.principal import KeyKind
+from relay.core.problem import Conflict
 from relay.identity import rules
 from relay.identity.operator import operator
 from relay.identity.view import key_view, status_of
-from relay.store.api_keys import ApiKeyRecord
+from relay.store.api_keys import ApiKeyRecord, find_by_id
 from relay.store.workspaces import is_workspace_id
 
 if TYPE_CHECKING:
@@ -27,7 +38,7 @@ if TYPE_CHECKING:
 _PAGE: Final = 200
 _COLUMNS: Final = ("id", "workspace", "kind", "name", "key", "scopes", "expires", "status")
 
-app = typer.Typer(no_args_is_help=True, help="Make, list, rotate, restrict and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, help="Make, list, rotate, weaken, quarantine and revoke API keys.")
 
 
 def _workspace(value: str | None) -> str | None:
@@ -36,30 +47,8 @@ def _workspace(value: str | None) -> str | None:
     return value
 
 
-def _scopes(values: list[str]) -> list[str]:
-    try:
-        expand_scopes(values)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}.") from None
-    return values
-
-
-def _name(value: str) -> str:
-    try:
-        return rules.checked_name(value)
-    except Invalid as error:
-        raise typer.BadParameter(error.detail) from None
-
-
-def _key_id(value: str) -> str:
-    if value.startswith("relay_sk_"):  # never repeated: it may be a living key
-        raise typer.BadParameter("give the id (key_…); `relay key list` shows it beside the last four characters.")
-    return value
-
-
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the key alone.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_KeyId = Annotated[str, typer.Argument(metavar="ID", callback=_key_id, help="The key's id, key_…; not the key itself.")]
+def _parent(value: str | None) -> str | None:
+    return None if value is None else key_id_argument(value)
 
 
 @app.command("create")
@@ -69,22 +58,26 @@ def create(
         str, typer.Option("--workspace", "-w", callback=_workspace, help="Made if it does not exist yet.")
     ],
     scope: Annotated[
-        list[str], typer.Option("--scope", "-s", callback=_scopes, help="A scope or a bundle; give it once for each.")
+        list[str],
+        typer.Option("--scope", "-s", callback=scopes_option, help="A scope or a bundle; give it once for each."),
     ],
     kind: Annotated[KeyKind, typer.Option(help="Who will hold the key.")] = "agent",
     expires: Annotated[
         int, typer.Option("--expires", min=1, max=rules.MAX_DAYS, metavar="DAYS", help="Lifetime in days.")
     ] = rules.DEFAULT_DAYS,
-    name: Annotated[str, typer.Option(callback=_name, help="What the key is for.")] = "",
+    name: Annotated[str, typer.Option(callback=name_option, help="What the key is for.")] = "",
     network: Annotated[
         list[str] | None,
         typer.Option("--network", callback=checked_networks, help="It may be used from; give it once for each."),
     ] = None,
-    quiet: _Quiet = False,
-    as_json: _Json = False,
+    honey: Annotated[
+        bool, typer.Option("--honey", help="A trap: it opens nothing, and its use raises an alarm.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Make a key and show it, this once."""
-    _require_one_form(quiet, as_json)
+    require_one_form(quiet, as_json)
 
     async def make(house: "House") -> tuple[ApiKeyRecord, str]:
         return await house.api_keys.create(
@@ -95,11 +88,12 @@ def create(
             name=name,
             expires_days=expires,
             allowed_networks=network or (),
+            honey=honey,
             request_id=new_id("req"),
         )
 
     record, key_text = with_house(make, create=True)
-    _show_new(record, key_text, quiet=quiet, as_json=as_json)
+    show_new(record, key_text, quiet=quiet, as_json=as_json)
 
 
 @app.command("list")
@@ -108,18 +102,23 @@ def list_keys(
     workspace: Annotated[
         str | None, typer.Option("--workspace", "-w", callback=_workspace, help="Of this workspace only.")
     ] = None,
-    as_json: _Json = False,
+    children: Annotated[
+        str | None,
+        typer.Option("--children", metavar="ID", callback=_parent, help="The child tokens of this key instead."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """List keys, newest first, ended ones included; never the keys themselves."""
 
     async def every(house: "House") -> list[ApiKeyRecord]:
         found: list[ApiKeyRecord] = []
         cursor: str | None = None
+        where = await _workspace_of(house, children) if children is not None else workspace
         while True:
-            if workspace is None:
+            if where is None:
                 page = await house.api_keys.list_everywhere(cursor=cursor, limit=_PAGE)
             else:
-                page = await house.api_keys.list(workspace, cursor=cursor, limit=_PAGE)
+                page = await house.api_keys.list(where, cursor=cursor, limit=_PAGE, parent=children)
             found.extend(page.items)
             cursor = page.next_cursor
             if cursor is None:
@@ -128,14 +127,14 @@ def list_keys(
     records = with_house(every)
     moment = now()
     if as_json:
-        _print_json({"items": [key_view(record, moment) for record in records]})
+        print_json({"items": [key_view(record, moment, traps_shown=True) for record in records]})
         return
     _show_table([_row(record, moment) for record in records])
 
 
 @app.command("rotate")
 def rotate(
-    key_id: _KeyId,
+    key_id: KeyId,
     *,
     overlap: Annotated[
         int,
@@ -143,11 +142,11 @@ def rotate(
             min=0, max=rules.MAX_OVERLAP_HOURS, metavar="HOURS", help="How long the old key lives on; 0 ends it now."
         ),
     ] = rules.DEFAULT_OVERLAP_HOURS,
-    quiet: _Quiet = False,
-    as_json: _Json = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Replace a key by a successor with the same kind, scopes, name and lifetime."""
-    _require_one_form(quiet, as_json)
+    require_one_form(quiet, as_json)
 
     async def follow(house: "House") -> "Rotation":
         try:
@@ -159,23 +158,23 @@ def rotate(
     made = with_house(follow)
     ends = iso(made.predecessor.expires_at)
     more = {"predecessor_id": made.predecessor.id, "predecessor_expires_at": ends}
-    _show_new(made.record, made.key_text, quiet=quiet, as_json=as_json, more=more)
+    show_new(made.record, made.key_text, quiet=quiet, as_json=as_json, more=more)
 
 
 @app.command("revoke")
-def revoke(key_id: _KeyId, *, as_json: _Json = False) -> None:
+def revoke(key_id: KeyId, *, as_json: Json = False) -> None:
     """End a key now; a running server notices within a second."""
     record = with_house(lambda house: house.api_keys.revoke(operator(), key_id, request_id=new_id("req")))
     assert record.revoked_at is not None
     if as_json:
-        _print_json({"id": record.id, "revoked_at": iso(record.revoked_at)})
+        print_json({"id": record.id, "revoked_at": iso(record.revoked_at)})
     else:
         typer.echo(f"{record.id} revoked {iso(record.revoked_at)}")
 
 
 @app.command("allow")
 def allow(
-    key_id: _KeyId,
+    key_id: KeyId,
     networks: Annotated[
         list[str] | None,
         typer.Argument(
@@ -184,7 +183,7 @@ def allow(
     ] = None,
     *,
     anywhere: Annotated[bool, typer.Option("--any", help="From any network.")] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Set the networks that a key may be used from; a running server notices within a second.
 
@@ -197,25 +196,11 @@ def allow(
     show_networks(record.id, record.allowed_networks, as_json)
 
 
-def _require_one_form(quiet: bool, as_json: bool) -> None:
-    if quiet and as_json:
-        raise typer.BadParameter("--quiet and --json exclude each other.")
-
-
-def _show_new(
-    record: ApiKeyRecord, key_text: str, *, quiet: bool, as_json: bool, more: dict[str, str] | None = None
-) -> None:
-    if quiet:
-        typer.echo(key_text)
-        return
-    view = key_view(record, now())
-    if as_json:
-        _print_json({**view, "key": key_text, **(more or {})})
-        return
-    facts = {name: view[name] for name in ("id", "workspace", "kind", "name", "scopes", "expires_at")}
-    for label, value in {"key": key_text, **facts, **(more or {})}.items():
-        typer.echo(f"{label + ':':<24}{' '.join(value) if isinstance(value, list) else value}")
-    typer.echo("The key is shown this once and kept nowhere.", err=True)
+async def _workspace_of(house: "House", key_id: str) -> str:
+    found = await find_by_id(house.database.reader, key_id)
+    if found is None:
+        fail("There is no such key.")
+    return found.record.workspace_id
 
 
 def _row(record: ApiKeyRecord, moment: int) -> tuple[str, ...]:
@@ -227,7 +212,7 @@ def _row(record: ApiKeyRecord, moment: int) -> tuple[str, ...]:
         f"{record.prefix}…{record.last4}",
         " ".join(record.scopes),
         iso(record.expires_at)[:16] + "Z",
-        status_of(record, moment),
+        status_of(record, moment) + (" (honey)" if record.honey else ""),
     )
 
 
@@ -244,5 +229,4 @@ def _show_table(rows: list[tuple[str, ...]]) -> None:
     console.print(table)
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+key_life.register(app)

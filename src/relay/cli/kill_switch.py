@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from relay.cli.context import with_house
+from relay.cli.key_shared import key_id_option
 from relay.core.ids import new_id
 from relay.identity.operator import operator
 from relay.policy.kill_switch import KillSwitch
@@ -30,7 +31,10 @@ _Workspace = Annotated[
     str | None,
     typer.Option("--workspace", "-w", help="This workspace; with --action or --connector, that in this one only."),
 ]
-_Key = Annotated[str | None, typer.Option("--key", help="This key, key_…, and every key that it made.")]
+_Key = Annotated[
+    str | None,
+    typer.Option("--key", callback=key_id_option, help="This key, key_…, and every key that it made."),
+]
 _Action = Annotated[str | None, typer.Option("--action", help="This action, in every workspace unless one is given.")]
 _Connector = Annotated[
     str | None, typer.Option("--connector", help="This connector, in every workspace unless one is given.")

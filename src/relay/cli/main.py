@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from relay import __version__
-from relay.cli import audit, db, demo, key, kill_switch, policy, serve, webhook, worker, workspace
+from relay.cli import audit, db, demo, doctor, key, kill_switch, policy, secrets, serve, webhook, worker, workspace
 
 app = typer.Typer(
     name="relay",
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.add_typer(key.app, name="key")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(audit.app, name="audit")
@@ -25,6 +26,7 @@ app.add_typer(kill_switch.app, name="kill-switch")
 app.add_typer(policy.app, name="policy")
 app.add_typer(webhook.app, name="webhook")
 app.add_typer(db.app, name="db")
+app.add_typer(secrets.app, name="secrets")
 
 
 def _version(wanted: bool) -> None:

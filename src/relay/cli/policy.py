@@ -7,6 +7,7 @@ import typer
 
 from relay.cli import policy_versions
 from relay.cli.context import fail, settings_or_exit, with_house
+from relay.cli.key_shared import key_id_option
 from relay.cli.policy_desk import (
     AsJson,
     Desk,
@@ -195,7 +196,9 @@ def explain(
         typer.Argument(metavar="FILE", help="The question, in JSON; - is standard input."),
     ],
     *,
-    key: Annotated[str | None, typer.Option("--key", metavar="ID", help="As this living key, key_….")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="ID", callback=key_id_option, help="As this living key, key_….")
+    ] = None,
     workspace: MaybeWorkspace = None,
     kind: Annotated[PrincipalKind, typer.Option(help="As somebody of this kind.")] = "agent",
     scope: Annotated[list[str] | None, typer.Option("--scope", "-s", help="With this scope or bundle.")] = None,
@@ -255,7 +258,7 @@ async def _explained(
         end_refused("", error)
     counts = await AttemptCounts(house.database.reader).counted(
         principal.workspace_id,
-        principal.id,
+        principal.account,
         question.action,
         at=circumstances.at,
         asked_at=circumstances.asked_at,

@@ -4,17 +4,16 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 import typer
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
 
-from relay.app import Server, open_server, open_worker
+from relay.app import Server, Worker, open_server, open_worker
 from relay.cli.descriptors import make_room
-from relay.cli.listener import Listener
+from relay.cli.listener import Listener, bind
 from relay.cli.welcome import welcome
 from relay.house import open_house
 from relay.settings import Settings, SettingsError, load_settings
@@ -23,11 +22,12 @@ from relay.store.lock import AlreadyRunning
 from relay.store.writer import StoreUnavailable
 from relay.surface.wire import protocol_for
 from relay.telemetry.logs import configure_logging
+from relay.telemetry.slots import Slot
 
 
-def run_one(overrides: Mapping[str, str], listener: Listener) -> int:
-    """Serve on ``listener`` until told to stop; return the exit status."""
-    return _run(overrides, lambda settings: _serve(settings, listener))
+def run_one(overrides: Mapping[str, str], listener: Listener, slot: Slot | None = None) -> int:
+    """Serve on ``listener`` until told to stop; return the exit status. ``slot`` is this process's, if one of many."""
+    return _run(overrides, lambda settings: _serve(settings, listener, slot))
 
 
 def work_one(overrides: Mapping[str, str]) -> int:
@@ -38,7 +38,7 @@ def work_one(overrides: Mapping[str, str]) -> int:
 def _run(overrides: Mapping[str, str], body: Callable[[Settings], Coroutine[Any, Any, int]]) -> int:
     try:
         settings = load_settings(overrides=overrides)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format, by_thread=True)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(body(settings))
     except SettingsError as error:
@@ -51,13 +51,14 @@ def _run(overrides: Mapping[str, str], body: Callable[[Settings], Coroutine[Any,
     return 1
 
 
-def uvicorn_config(asgi: ASGIApp, settings: Settings) -> uvicorn.Config:
+def uvicorn_config(server: Server | Worker) -> uvicorn.Config:
     """Return how uvicorn serves the gateway: it neither logs, names itself nor believes forwarding headers."""
+    settings = server.house.settings
     return uvicorn.Config(
-        asgi,
+        server.asgi,
         lifespan="off",
         ws="none",
-        http=protocol_for(settings),
+        http=protocol_for(settings, server.observers),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -66,10 +67,13 @@ def uvicorn_config(asgi: ASGIApp, settings: Settings) -> uvicorn.Config:
     )
 
 
-async def _serve(settings: Settings, listener: Listener) -> int:
+async def _serve(settings: Settings, listener: Listener, slot: Slot | None) -> int:
     host, port = listener.getsockname()[:2]
-    async with open_house(settings) as house, open_server(house, listen=(host, port)) as server:
-        config = uvicorn_config(server.asgi, settings)
+    async with (
+        open_house(settings, slot=slot, process="server") as house,
+        open_server(house, listen=(host, port)) as server,
+    ):
+        config = uvicorn_config(server)
         crowded = make_room(settings.max_connections)
         for sentence in [*warnings(settings), *([crowded] if crowded else [])]:
             typer.echo(f"warning: {sentence}", err=True)
@@ -82,13 +86,48 @@ async def _work(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with open_house(settings) as house, open_worker(house):
+    listener = None
+    if settings.metrics_port is not None and settings.telemetry_enabled:
+        try:
+            listener = bind(settings.metrics_host, settings.metrics_port)
+        except OSError as error:
+            place = f"{settings.metrics_host} port {settings.metrics_port}"
+            typer.echo(f"cannot listen on {place} for metrics: {error.strerror}", err=True)
+            return 1
+    listen = None if listener is None else listener.getsockname()[:2]
+    async with open_house(settings, process="worker") as house, open_worker(house, listen=listen) as worker:
         for sentence in settings.warnings:
             typer.echo(f"warning: {sentence}", err=True)
-        _settle_memory()
-        typer.echo(f"relay works on {house.target.place}; Ctrl-C stops it")
-        await stopping.wait()
+        async with _shown(worker, listener):
+            _settle_memory()
+            typer.echo(f"relay works on {house.target.place}; Ctrl-C stops it")
+            await stopping.wait()
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _shown(worker: Worker | None, listener: Listener | None) -> AsyncIterator[None]:
+    """Serve a worker's metrics while it works; they end with it."""
+    if listener is None or worker is None:
+        yield
+        return
+    server = _Beside(uvicorn_config(worker))
+    serving = asyncio.create_task(server.serve([listener]), name="worker-metrics")
+    host, port = listener.getsockname()[:2]
+    typer.echo(f"metrics: http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _Beside(uvicorn.Server):
+    """Uvicorn beside something else, which the signals are for."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def _settle_memory() -> None:

@@ -19,11 +19,16 @@ def worker(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder for mail while SMTP_URL is not set; default RELAY_DATA_DIR.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of /metrics; 0 takes a free one; default METRICS_PORT or none."),
+    ] = None,
 ) -> None:
     """Work on plan runs and whatever else is durable, beside servers on the same PostgreSQL, until told to stop."""
     from relay.cli.process import work_one
 
-    overrides = {"RELAY_DATA_DIR": str(data_dir.absolute())} if data_dir else {}
+    given = {"RELAY_DATA_DIR": data_dir.absolute() if data_dir else None, "METRICS_PORT": metrics_port}
+    overrides = {name: str(value) for name, value in given.items() if value is not None}
     settings = settings_or_exit(overrides)
     if not settings.shared_database:
         fail(_ON_SQLITE, 2)

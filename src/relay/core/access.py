@@ -22,7 +22,7 @@ class Access:
     tag: str
 
     def __post_init__(self) -> None:
-        if self.auth in ("public", "signature") and self.scopes:
+        if self.auth in ("public", "signature", "operator") and self.scopes:
             raise ValueError(f"a {self.auth} route cannot ask for scopes: nobody who calls it has any")
         if self.tag.count(":") != 2 or not all(self.tag.split(":")):
             raise ValueError(f"the audit tag {self.tag!r} must read source:subject:action")

@@ -34,7 +34,7 @@ class Decision:
     ``approvers`` is how many persons must agree where approval is required, ``other_person`` that one of them at least
     must have had no part in making the requester's credential. ``inputs`` is canonical JSON of everything the decision
     was made upon, so that it can be made again under another policy; empty when there is nothing to replay.
-    ``policies`` names those that decided.
+    ``policies`` names those that decided, ``error`` says that a policy failed, which is a denial.
     """
 
     effect: DecisionEffect
@@ -45,6 +45,7 @@ class Decision:
     other_person: bool = False
     inputs: bytes = field(default=b"", repr=False, compare=False)
     policies: tuple[str, ...] = field(default=(), compare=False)
+    error: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

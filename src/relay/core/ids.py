@@ -20,6 +20,7 @@ Kind = Literal[
     "ntc",
     "pep",
     "pln",
+    "prc",
     "prv",
     "rcv",
     "req",

@@ -71,27 +71,28 @@ def _holds(outer: Network, inner: Network) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AllowList:
-    """From where a credential may be used: each of the two lists that is not empty must hold the address.
+    """From where a credential may be used: each of the lists that is not empty must hold the address.
 
-    So a key's own list narrows what its workspace allows and never widens it.
+    So a key's own list narrows what its workspace allows, a child token's what its parent's does, and none widens it.
     """
 
     workspace: tuple[Network, ...]
     own: tuple[Network, ...]
+    parent: tuple[Network, ...] = ()
 
     def admits(self, address: str) -> bool:
         """Say whether a caller at ``address`` may use the credential; an address that is not known may not."""
         found = address_of(address)
         if found is None:
-            return not self.workspace and not self.own
-        return _open_to(found, self.workspace) and _open_to(found, self.own)
+            return not (self.workspace or self.own or self.parent)
+        return all(_open_to(found, networks) for networks in (self.workspace, self.own, self.parent))
 
 
 def _open_to(address: Address, networks: tuple[Network, ...]) -> bool:
     return not networks or any(address in network for network in networks)
 
 
-def allow_list(workspace: Iterable[str], own: Iterable[str]) -> AllowList | None:
-    """Return the list that two stored ones make; None when neither restricts anything."""
-    lists = tuple(network_of(text) for text in workspace), tuple(network_of(text) for text in own)
+def allow_list(workspace: Iterable[str], own: Iterable[str], parent: Iterable[str] = ()) -> AllowList | None:
+    """Return the list that stored ones make; None when none restricts anything."""
+    lists = [tuple(network_of(text) for text in texts) for texts in (workspace, own, parent)]
     return AllowList(*lists) if any(lists) else None

@@ -42,6 +42,8 @@ class Principal:
     ``made_by`` lists the credentials that made this one, nearest last: whoever is made by a requester cannot approve
     for that requester. ``scopes`` are all that the principal may ever use; there are no implied ones.
     ``allowed_from`` are the networks that requests with the credential may come from, None for any.
+    ``parent_id`` is set for a child token alone: the key that minted it for itself. ``actions`` are all that the
+    credential may ever run, None for any.
     """
 
     id: str
@@ -52,6 +54,13 @@ class Principal:
     made_by: tuple[str, ...]
     auth_method: Literal["api_key", "dev", "operator"]
     allowed_from: AllowList | None = None
+    parent_id: str | None = None
+    actions: frozenset[str] | None = None
+
+    @property
+    def account(self) -> str:
+        """Whom limits per caller count: a child token counts as its parent, so that minting multiplies nothing."""
+        return self.parent_id or self.id
 
     def missing(self, required: frozenset[str]) -> tuple[str, ...]:
         """Return the required scopes that are not held, sorted; empty when all are."""

@@ -4,6 +4,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from relay.crypto.digest import sha256
 
 _SALT: Final = b"relay/derive/v1"
 _MIN_ROOT_BYTES: Final = 32
@@ -28,3 +31,12 @@ def check_value(key: bytes) -> str:
     To be stored beside the data. It is derived under a label of its own, so that it is useless as a key.
     """
     return derive(key, "check-value", 16).hex()
+
+
+def text_check_value(text: str) -> str:
+    """As :func:`check_value` for a secret that is text, and that somebody may have thought up.
+
+    It costs 16 MiB and some ten milliseconds (scrypt, RFC 7914), and so does every guess by whoever reads it.
+    """
+    stretched = Scrypt(salt=_SALT, length=32, n=2**14, r=8, p=1).derive(text.encode())
+    return check_value(sha256(stretched))

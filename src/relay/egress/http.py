@@ -150,7 +150,7 @@ class HttpClient:
     ) -> HttpAnswer:
         """Do what :meth:`request` does, for clients in this package that act under another leave than a permit."""
         target = self._admit(url)
-        sent = wire_headers(headers)
+        sent = {**wire_headers(headers), **self.policy.trace_headers(target)}
         if not _METHOD.fullmatch(method):
             raise ValueError("malformed method")
         flight = _Flight(leave, self._max_answer)

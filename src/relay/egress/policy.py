@@ -10,6 +10,7 @@ from typing import Final
 from relay.egress.addresses import NEVER, Address, Network, embedded, judge, numeric
 from relay.egress.own import Endpoint
 from relay.egress.target import BadTarget, Target, parse_host, parse_target
+from relay.egress.traced import Traced
 
 _NEVER_NAMES: Final = frozenset(
     {"metadata", "metadata.google.internal", "metadata.goog", "metadata.azure.internal", "instance-data"}
@@ -84,11 +85,21 @@ class EgressPolicy:
     Public addresses are reachable. Special-purpose ones (private, loopback, …) only where an entry of ``allow``
     opens the network, or the name that was asked for. Instance metadata, link-local and unspecified addresses
     and Relay's own endpoints (``own``: its listener, database, Redis) are reachable under no setting.
+
+    ``trace_hosts`` are told of traces (``*.name`` for everything below it); what goes to any other host says nothing of
+    them.
     """
 
-    def __init__(self, allow: Iterable[str] = (), own: Iterable[Endpoint] = ()) -> None:
+    def __init__(
+        self, allow: Iterable[str] = (), own: Iterable[Endpoint] = (), *, trace_hosts: Iterable[str] = ()
+    ) -> None:
+        self._traced = Traced(trace_hosts)
         self._allow = tuple(map(parse_allow_entry, allow))
         self._own = tuple(own)
+
+    def trace_headers(self, target: Target) -> dict[str, str]:
+        """Return the headers that tell a target of the trace that the code is in, none for most targets."""
+        return self._traced.headers(target.host)
 
     def refusal(self, url: str) -> str | None:
         """Say why a URL would be refused, without looking any name up; None when nothing is known against it.

@@ -20,6 +20,9 @@ from relay.gate.preview import Previews
 from relay.store.attempts import AttemptRow
 from relay.store.idempotency import Remembered
 from relay.store.writer import StoreUnavailable
+from relay.telemetry import context
+from relay.telemetry.metrics import Metrics
+from relay.telemetry.spans import span
 
 FIRST_PAUSE_SECONDS: Final = 2.0
 LONGEST_PAUSE_SECONDS: Final = 300.0
@@ -30,11 +33,14 @@ _INTERRUPTED: Final = Failure("interrupted", "Relay was stopped while the action
 class Effects:
     """Carries an intent out within the action's limits. The only caller of ``execute``."""
 
-    def __init__(self, catalog: Catalog, attempts: Attempts, limits: ActionLimits, previews: Previews) -> None:
+    def __init__(
+        self, catalog: Catalog, attempts: Attempts, limits: ActionLimits, previews: Previews, metrics: Metrics
+    ) -> None:
         self._catalog = catalog
         self._attempts = attempts
         self._limits = limits
         self._previews = previews
+        self._seconds = metrics.histogram("relay_attempt_duration_seconds")
 
     async def start(self, intent: Intent) -> AttemptState | Remembered:
         """Begin a new attempt and bring it to its end, or return what the same request has led to before."""
@@ -67,7 +73,8 @@ class Effects:
         """
         taken = await self._limits.take(intent.principal, intent.spec)
         try:
-            begun = await self._attempts.begin_waiting(intent, row)
+            with span("intent", relay__attempt_id=row.id):
+                begun = await self._attempts.begin_waiting(intent, row)
         except (Problem, StoreUnavailable):
             await taken.give_back()
             raise
@@ -77,7 +84,8 @@ class Effects:
         return await self._carry_out(intent, begun)
 
     async def _run(self, intent: Intent) -> AttemptState | Remembered:
-        begun = await self._attempts.begin(intent)
+        with span("intent"):
+            begun = await self._attempts.begin(intent)
         if isinstance(begun, Remembered):
             return begun
         return await self._carry_out(intent, begun)
@@ -85,10 +93,17 @@ class Effects:
     async def _run_local(self, intent: Intent) -> AttemptState | Remembered:
         """A local action leaves nothing outside, so its attempt is written once, before anybody learns the result."""
         attempt_id = new_id("att")
-        outcome = await execute(intent, None, attempt_id=attempt_id, deadline=boot_clock() + intent.timeout)
-        return await self._attempts.record(intent, attempt_id, outcome)
+        with context.bound(attempt_id=attempt_id, action=intent.spec.name):
+            outcome = await execute(intent, None, attempt_id=attempt_id, deadline=boot_clock() + intent.timeout)
+            self._seconds.observe(outcome.duration_ms / 1000, intent.spec.name)
+            with span("outcome", relay__status=outcome.status):
+                return await self._attempts.record(intent, attempt_id, outcome)
 
     async def _carry_out(self, intent: Intent, begun: Begun) -> AttemptState:
+        with context.bound(attempt_id=begun.attempt_id, action=intent.spec.name):
+            return await self._carried_out(intent, begun)
+
+    async def _carried_out(self, intent: Intent, begun: Begun) -> AttemptState:
         began = time.perf_counter()
         try:
             outcome = await execute(
@@ -103,12 +118,16 @@ class Effects:
             outcome = Outcome("unknown", None, _INTERRUPTED, took)
             await asyncio.shield(self._attempts.finish(intent, begun, outcome))
             raise
+        finally:
+            self._seconds.observe(time.perf_counter() - began, intent.spec.name)
         failure = outcome.failure
         if failure is not None and failure.retryable and begun.tries <= intent.ask.tries_allowed:
             not_before = now() + _pause(begun.tries)
             asked = Asked.of(intent).sealed_form()
-            return await self._attempts.try_again(intent, begun, outcome, not_before, asked)
-        return await self._attempts.finish(intent, begun, outcome)
+            with span("outcome", relay__status=outcome.status):
+                return await self._attempts.try_again(intent, begun, outcome, not_before, asked)
+        with span("outcome", relay__status=outcome.status):
+            return await self._attempts.finish(intent, begun, outcome)
 
 
 def _pause(tries: int) -> int:

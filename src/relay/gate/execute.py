@@ -13,6 +13,7 @@ from relay.core.effect import EffectForbidden, EffectRefused, EffectUnknown, Eff
 from relay.core.permit import Permit, PermitRefused, mint_permit, void_permit
 from relay.core.storable import storable
 from relay.gate.ask import Intent
+from relay.telemetry.spans import span
 
 _FORBIDDEN: Final = 403
 _REFUSED: Final = 502
@@ -41,7 +42,10 @@ async def execute(
     )
     began = time.perf_counter()
     try:
-        status, result, failure = await _attempt(intent, client, permit)
+        with span("effect", "client", relay__action=intent.spec.name, relay__attempt_id=attempt_id) as recording:
+            status, result, failure = await _attempt(intent, client, permit)
+            if failure is not None:
+                recording.fail(failure.code)
     finally:
         void_permit(permit)
     return Outcome(status, result, failure, round((time.perf_counter() - began) * 1000))  # type: ignore[arg-type]

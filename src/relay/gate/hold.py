@@ -121,7 +121,7 @@ class Holds:
             if (found := claim.earlier(tx)) is not None:
                 return found
             if request is not None:
-                self._intake.look(tx, request)
+                self._intake.look(tx, request, intent.principal.account)
             claim.take(tx)
             claim.attempts.insert(tx, **row)
             if request is not None:

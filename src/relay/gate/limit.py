@@ -74,7 +74,7 @@ class RequestLimits:
 
     async def caller(self, access: Access, facts: RequestFacts, principal: Principal) -> None:
         """Count a request of a workspace and a principal; refuses likewise."""
-        await self._known(access, facts, principal.workspace_id, principal.id)
+        await self._known(access, facts, principal.workspace_id, principal.account)
 
     async def signer(self, access: Access, facts: RequestFacts, signed: Signed) -> None:
         """Count a request that a signature admits, for its receiver's workspace; refuses likewise."""

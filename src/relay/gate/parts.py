@@ -9,6 +9,7 @@ from relay.core.clock import DAY, HOUR
 from relay.gate.attempts import Attempts
 from relay.gate.authenticate import Credentials
 from relay.gate.checks import Checks
+from relay.gate.decide import Counted
 from relay.gate.dispatch import Dispatch
 from relay.gate.effect import Effects
 from relay.gate.hold import Holds
@@ -22,6 +23,7 @@ from relay.policy.interface import Policy
 from relay.queue.protocol import Queue
 from relay.store.database import Database
 from relay.store.vault import Vault
+from relay.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ class GateParts:
         queue: Queue,
         intake: Intake,
         lifetimes: Lifetimes,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics.off()
+        policy = Counted(policy, metrics)
         self.attempts: Final = Attempts(
             database,
             vault,
@@ -69,7 +74,7 @@ class GateParts:
             hold_back=lifetimes.hold_back,
         )
         probes = Probes(catalog, policy, checks)
-        effects = Effects(catalog, self.attempts, limits, previews)
+        effects = Effects(catalog, self.attempts, limits, previews, metrics)
         self.performer: Final = Performer(
             catalog, policy, credentials, checks, self.attempts, previews, self.holds, effects, probes
         )

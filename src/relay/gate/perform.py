@@ -32,9 +32,11 @@ from relay.gate.hold import Holds
 from relay.gate.preview import Previews
 from relay.gate.probe import CHANGED, UNREAD, Probes
 from relay.gate.validate import known_action, make_step, require_scope, valid_params
+from relay.identity.credentials import INVALID_KEY
 from relay.policy.interface import Policy
 from relay.policy.stops import problem_of
 from relay.store.idempotency import Remembered
+from relay.telemetry import context
 
 TWIN_SECONDS: Final = 10.0
 
@@ -68,7 +70,8 @@ class Performer:
 
     async def visible(self, principal: Principal) -> list[ActionSpec]:
         """Return the actions that this principal could run with some parameters; no other is ever named to it."""
-        return [spec for spec in self._catalog if await self._policy.could_run(principal, spec)]
+        found = [spec for spec in self._catalog if principal.actions is None or spec.name in principal.actions]
+        return [spec for spec in found if await self._policy.could_run(principal, spec)]
 
     async def consider(
         self,
@@ -78,19 +81,32 @@ class Performer:
         prefix: str = "",
         *,
         circumstances: Circumstances | None = None,
+        request_id: str = "",
     ) -> Considered:
         """Validate and decide without writing anything; a refusal of the rendering (egress) is a denial.
 
         422 with pointers below ``prefix`` when the step is not valid.
         """
-        spec = known_action(self._catalog, action, prefix + "/action")
+        circumstances = circumstances or Circumstances(now())
+        spec = await self._named(principal, action, prefix + "/action", request_id, circumstances.client)
         step = make_step(principal, spec, valid_params(spec, params, prefix + "/params"))
-        decision = await self._decided(principal, spec, step, circumstances or Circumstances(now()))
+        decision = await self._decided(principal, spec, step, circumstances)
         rendering = await asyncio.to_thread(spec.render, step, self._catalog.client(spec.name))
         if rendering.refusal is not None and decision.effect != "deny":
             decision = _refused(decision, rendering.refusal)
         warnings = await self._checks.warnings(principal, spec, step.params) if decision.effect != "deny" else []
         return Considered(spec, step, decision, rendering, (*rendering.warnings, *warnings))
+
+    async def _named(self, principal: Principal, name: str, pointer: str, request_id: str, client: str) -> ActionSpec:
+        """Return the action that somebody asks for, 422 when there is none; whoever asks for honey is caught.
+
+        They get 401 in the words for a key that is not valid, which theirs is not any more.
+        """
+        spec = known_action(self._catalog, name, pointer)
+        if spec.honey:
+            await self._credentials.honey_action_used(principal, spec.name, request_id=request_id, client=client)
+            raise Unauthenticated(INVALID_KEY, reason="quarantined")
+        return spec
 
     async def _decided(
         self, principal: Principal, spec: ActionSpec, step: Step, circumstances: Circumstances
@@ -104,7 +120,8 @@ class Performer:
         self, principal: Principal, action: str, params: Any, *, request_id: str, client: str
     ) -> PreviewState:
         """Store and return what an action would really do, with its decision."""
-        considered = await self.consider(principal, action, params, circumstances=Circumstances(now(), client))
+        circumstances = Circumstances(now(), client)
+        considered = await self.consider(principal, action, params, circumstances=circumstances, request_id=request_id)
         seen = None
         probe = self._probes.of(considered.spec, considered.step.params)
         if probe is not None and considered.decision.effect != "deny":
@@ -152,7 +169,8 @@ class Performer:
         if done.failure is not None:
             # The code alone: what the other side said, and who it is, stays in the attempt.
             about = (done.attempt_id, done.action, done.status, done.failure.code)
-            log.warning("attempt %s of %s is %s: %s", *about, extra={"request_id": ask.request_id})
+            with context.bound(request_id=ask.request_id, attempt_id=done.attempt_id, action=done.action):
+                log.warning("attempt %s of %s is %s: %s", *about)
         return done
 
     async def _allowed(
@@ -226,10 +244,10 @@ class Performer:
     async def _step(self, principal: Principal, ask: Ask) -> tuple[ActionSpec, Step]:
         if ask.preview_id is not None:
             row, params = await self._previews.open(principal, ask.preview_id)
-            spec = known_action(self._catalog, row.action)
+            spec = await self._named(principal, row.action, "/action", ask.request_id, ask.client)
             require_scope(principal, spec)
             return spec, self._previews.step(principal, spec, row, params)
-        spec = known_action(self._catalog, ask.action or "")
+        spec = await self._named(principal, ask.action or "", "/action", ask.request_id, ask.client)
         require_scope(principal, spec)
         return spec, make_step(principal, spec, valid_params(spec, ask.params))
 

@@ -32,6 +32,8 @@ from relay.store.attempts import AttemptRow, attempt_of_any_workspace
 from relay.store.database import Database
 from relay.store.vault import Vault
 from relay.store.writer import StoreUnavailable
+from relay.telemetry import context
+from relay.telemetry.spans import cause_of, root
 
 _FORBIDDEN: Final = 403
 _CONFLICT: Final = 409
@@ -99,7 +101,17 @@ class Resumer:
             row = await attempt_of_any_workspace(self._database.reader, attempt_id)
             if row is None or row.status != "ready" or (row.not_before or 0) > now():
                 return
-            await self._work(row)
+            with (
+                context.alone(
+                    request_id=row.request_id,
+                    principal=row.principal_id,
+                    workspace=row.workspace_id,
+                    attempt_id=row.id,
+                    action=row.action,
+                ),
+                root("attempt", parent=cause_of(row.request_id), about=_about(row)),
+            ):
+                await self._work(row)
         except StoreUnavailable as error:
             log.warning("attempt %s waits for the database: %s", attempt_id, error)
 
@@ -124,7 +136,7 @@ class Resumer:
             return
         if state is not None and state.failure is not None:
             about = (state.attempt_id, state.action, state.status, state.failure.code)
-            log.warning("attempt %s of %s is %s: %s", *about, extra={"request_id": row.request_id})
+            log.warning("attempt %s of %s is %s: %s", *about)
 
     async def outlook(self, attempt: AttemptRow, agreement: Agreement) -> Outlook:
         """Return what would become of an attempt that waits for approval, if that were given by so many persons."""
@@ -192,7 +204,10 @@ class Resumer:
         if stop is not None:
             raise _Refused("stopped", problem_of(stop).detail, "cancelled", passes=True)
         params, sealed = await self._opened(row, "params"), await self._opened(row, "asked")
-        return _Waiting(principal, spec, _same_step(principal, spec, row, params), Asked.from_sealed(sealed))
+        asked = Asked.from_sealed(sealed)
+        if principal.allowed_from is not None and not principal.allowed_from.admits(asked.client):
+            raise _Refused("address_not_allowed", "The API key may not be used from where this was asked for any more.")
+        return _Waiting(principal, spec, _same_step(principal, spec, row, params), asked)
 
     async def _decided(self, waiting: _Waiting, agreement: Agreement) -> Decision:
         circumstances = Circumstances(
@@ -227,6 +242,10 @@ class Resumer:
     async def is_alive(self, credential_id: str) -> bool:
         """Say whether a credential is valid now: what a key has agreed to ends with the key."""
         return await self._credentials.reload(credential_id) is not None
+
+
+def _about(row: AttemptRow) -> dict[str, str]:
+    return {"relay.action": row.action, "relay.attempt_id": row.id, "relay.request_id": row.request_id}
 
 
 def _same_step(principal: Principal, spec: ActionSpec, row: AttemptRow, params: bytes) -> Step:

@@ -7,10 +7,13 @@ from typing import Final
 from relay.core.principal import Principal
 from relay.crypto.api_key import KeyEnv
 from relay.crypto.envelope import Envelopes
-from relay.identity.authenticate import Authenticator
+from relay.identity.authenticate import Alarms, Authenticator
+from relay.identity.children import Children
 from relay.identity.issue import Issuer
 from relay.identity.last_use import LastUse
+from relay.identity.leaks import Leaks
 from relay.identity.peppers import Peppers
+from relay.identity.quarantine import Quarantine
 from relay.identity.restrict import Restrictor
 from relay.identity.rules import invalid, is_key_id
 from relay.store.api_keys import ApiKeyRecord, list_keys, list_keys_of_every_workspace
@@ -51,7 +54,10 @@ class ApiKeys:
         self._peppers = Peppers(database, envelopes)
         self._last_use = LastUse(database.writer)
         self._issuer = Issuer(database, self._peppers, env)
-        self._authenticator = Authenticator(database, self._peppers, self._last_use, standing, on_revoked)
+        self._quarantine = Quarantine(self._issuer)
+        self._leaks = Leaks(self._issuer, self._peppers)
+        alarms = Alarms(on_revoked, self._quarantine.honey_key_used)
+        self._authenticator = Authenticator(database, self._peppers, self._last_use, standing, alarms)
         self.authenticate: Final = self._authenticator.authenticate
         self.reload: Final = self._authenticator.reload
         self.create: Final = self._issuer.create
@@ -62,6 +68,16 @@ class ApiKeys:
         self.workspace_networks: Final = self._restrictor.workspace_networks
         self.restrict_workspace: Final = self._restrictor.restrict_workspace
         self.restrict_key: Final = self._restrictor.restrict_key
+        self.narrow_key: Final = self._restrictor.narrow_key
+        self._children = Children(self._issuer)
+        self.mint: Final = self._children.mint
+        self.end_child: Final = self._children.end
+        self.quarantine: Final = self._quarantine.impose
+        self.release: Final = self._quarantine.release
+        self.honey_action_used: Final = self._quarantine.honey_action_used
+        self.revoke_leaked: Final = self._leaks.revoke_leaked
+        self.report_leaks: Final = self._leaks.report
+        self.living_id: Final = self._leaks.living_id
 
     async def start(self) -> None:
         """Read the peppers, making the first one if there is none, and begin to note the last use of keys.
@@ -71,14 +87,27 @@ class ApiKeys:
         await self._peppers.refresh()
         self._last_use.start()
 
+    async def refresh_peppers(self) -> None:
+        """Look keys up with the peppers that there are now."""
+        await self._peppers.refresh()
+
     async def stop(self) -> None:
-        """Write the last uses that are still in memory. To be called before the database is stopped."""
+        """Write what is still in memory: last uses, alarms, the ends of leaked keys. Before the database is stopped."""
+        await self._quarantine.stop()
+        await self._leaks.stop()
         await self._last_use.stop()
 
-    async def list(self, workspace: str, *, cursor: str | None = None, limit: int = DEFAULT_PAGE) -> KeyPage:
-        """Return a page of the workspace's keys, ended ones included. ``limit`` is 1 to 200."""
+    async def list(
+        self, workspace: str, *, cursor: str | None = None, limit: int = DEFAULT_PAGE, parent: str | None = None
+    ) -> KeyPage:
+        """Return a page of the workspace's keys, ended ones included, without child tokens. ``limit`` is 1 to 200.
+
+        With ``parent`` the child tokens of that key instead.
+        """
         _require_page(cursor, limit)
-        found = await list_keys(self._database.reader, workspace, cursor, limit + 1)
+        if parent is not None and not is_key_id(parent):
+            raise invalid("/parent", "Not the id of a key.")
+        found = await list_keys(self._database.reader, workspace, cursor, limit + 1, parent=parent)
         return _page(found, limit)
 
     async def list_everywhere(self, *, cursor: str | None = None, limit: int = DEFAULT_PAGE) -> KeyPage:

@@ -8,6 +8,8 @@ from relay.core.problem import Unauthenticated
 from relay.crypto.digest import equal
 
 MAX_HEADER_BYTES: Final = 1024
+INVALID_KEY: Final = "This API key is not valid: unknown, expired or revoked."
+"""What whoever presents a key that opens nothing is told, whatever the reason."""
 
 # Wider than RFC 6750's b64token, since operators choose some tokens themselves. No comma: a proxy that folds repeated
 # lines joins them with one (RFC 9110, 5.3), and which of the two was meant is not for Relay to guess.

@@ -88,10 +88,21 @@ def needs_no_credential(facts: DevFacts) -> bool:
     return _settings_allow(facts) and _request_is_local(facts)
 
 
+def is_direct_and_local(facts: DevFacts) -> bool:
+    """Say whether a request that presents no credential comes from this machine by no proxy, whatever ``RELAY_ENV``.
+
+    All the other conditions of :func:`dev_principal_for` hold: for what the operator may see without a token.
+    """
+    return _only_reachable_here(facts) and _request_is_local(facts)
+
+
 def _settings_allow(facts: DevFacts) -> bool:
+    return facts.env == "local" and _only_reachable_here(facts)
+
+
+def _only_reachable_here(facts: DevFacts) -> bool:
     return (
         facts.enabled is True
-        and facts.env == "local"
         and is_loopback_host(facts.bind)
         and facts.trusted_proxies is False
         and (facts.public_url_host is None or is_loopback_host(facts.public_url_host))

@@ -36,7 +36,9 @@ class Rotation:
 
 
 @dataclass(frozen=True, slots=True)
-class _NewKey:
+class NewKey:
+    """A key that is not stored yet."""
+
     text: str = field(repr=False)
     hash: str = field(repr=False)
     pepper_id: str
@@ -47,7 +49,7 @@ class Issuer:
     """Changes keys on behalf of a principal. Concurrent and repeated calls are safe, in one process or several."""
 
     def __init__(self, database: Database, peppers: Peppers, env: KeyEnv) -> None:
-        self._database = database
+        self.database = database
         self._peppers = peppers
         self._env = env
         self._running: set[asyncio.Task[Any]] = set()
@@ -62,9 +64,13 @@ class Issuer:
         name: str = "",
         expires_days: int = rules.DEFAULT_DAYS,
         allowed_networks: Sequence[str] = (),
+        honey: bool = False,
         request_id: str,
     ) -> tuple[ApiKeyRecord, str]:
         """Make a key and return its record and its text, which is kept nowhere.
+
+        A ``honey`` key opens nothing, and its use raises an alarm; only a person makes one (403). Nothing that it
+        leaves behind but its row says so.
 
         ``scopes`` are names of scopes or bundles. ``allowed_networks`` are those that the key may be used from: by
         default its maker's, beyond which it cannot go, or any. Refused as :mod:`relay.identity.rules` says, and with
@@ -72,10 +78,11 @@ class Issuer:
         """
         granted = rules.checked_scopes(scopes)
         rules.require_may_make(maker, workspace, kind, granted)
+        rules.require_may_set_trap(maker, honey)
         networks = rules.checked_networks(allowed_networks)
-        new, moment = await self._new_key(), now()
+        new, moment = await self.new_key(), now()
         record = ApiKeyRecord(
-            **self._names(new),
+            **self.names(new),
             workspace_id=workspace,
             kind=kind,
             name=rules.checked_name(name),
@@ -83,6 +90,7 @@ class Issuer:
             made_by=rules.makers_of_new(maker),
             created_at=moment,
             expires_at=moment + rules.checked_days(expires_days) * DAY,
+            honey=honey,
         )
 
         def unit(tx: Tx) -> ApiKeyRecord:
@@ -91,7 +99,7 @@ class Issuer:
             _insert(tx, maker, made, new, request_id)
             return made
 
-        return await self._database.writer.run(unit), new.text
+        return await self.database.writer.run(unit), new.text
 
     async def first_key(self, actor: Principal, request_id: str) -> str | None:
         """Make the installation's first key and return its text; None if it has been made before, by any process.
@@ -99,9 +107,9 @@ class Issuer:
         It is of kind person, with every scope, in workspace ``default``. The mark in the row of ``installation`` is set
         in the same transaction; without that row nothing is made.
         """
-        new, moment = await self._new_key(), now()
+        new, moment = await self.new_key(), now()
         record = ApiKeyRecord(
-            **self._names(new),
+            **self.names(new),
             workspace_id=FIRST_WORKSPACE,
             kind="person",
             name="first key",
@@ -117,18 +125,19 @@ class Issuer:
             _insert(tx, actor, record, new, request_id)
             return True
 
-        return new.text if await self._database.writer.run(unit) else None
+        return new.text if await self.database.writer.run(unit) else None
 
     async def rotate(
         self, actor: Principal, key_id: str, *, overlap_hours: int = rules.DEFAULT_OVERLAP_HOURS, request_id: str
     ) -> Rotation:
         """Make a successor with the same kind, scopes, name and lifetime; the old key ends after the overlap.
 
-        The old key never lives longer than it would have. 404 for a key of another workspace, 409 for one that has
-        ended or was rotated before, 403 as :func:`relay.identity.rules.require_may_rotate` says.
+        The old key never lives longer than it would have, nor its child tokens longer than it. 404 for a key of another
+        workspace, 409 for one that has ended, was rotated before or is a child token, 403 as
+        :func:`relay.identity.rules.require_may_rotate` says.
         """
         overlap = rules.checked_overlap(overlap_hours) * HOUR
-        new, moment = await self._new_key(), now()
+        new, moment = await self.new_key(), now()
 
         def unit(tx: Tx) -> Rotation:
             own = networks_of_living(tx, actor, moment)
@@ -138,7 +147,7 @@ class Issuer:
             lifetime = min(max(old.expires_at - old.created_at, DAY), rules.MAX_DAYS * DAY)
             record = replace(
                 old,
-                **self._names(new),
+                **self.names(new),
                 made_by=rules.makers_of_successor(old, actor),
                 created_at=moment,
                 expires_at=moment + lifetime,
@@ -153,7 +162,7 @@ class Issuer:
         return await self.change(unit)
 
     async def revoke(self, actor: Principal, key_id: str, *, request_id: str) -> ApiKeyRecord:
-        """End a key now and return its record; one that was revoked before stays as it is.
+        """End a key with its child tokens now and return its record; one that was revoked before stays as it is.
 
         It opens nothing any more in this process when this returns, and a second later in every other. 404 for a key of
         another workspace, 403 for a person's key if ``actor`` is none. A key may revoke itself.
@@ -182,18 +191,20 @@ class Issuer:
 
     async def _write_and_void(self, unit: Unit[T]) -> T:
         try:
-            return await self._database.writer.run(unit)
+            return await self.database.writer.run(unit)
         finally:  # also when it failed: the change may have become durable without an answer
-            self._database.generation.changed()
+            self.database.generation.changed()
 
-    async def _new_key(self) -> _NewKey:
+    async def new_key(self) -> NewKey:
+        """Return a fresh key, hashed under the newest pepper."""
         await self._peppers.refresh()
         text = new_api_key(self._env)
         key_hash, pepper_id = self._peppers.for_storage(text)
-        return _NewKey(text, key_hash, pepper_id, new_id("key"))
+        return NewKey(text, key_hash, pepper_id, new_id("key"))
 
     @staticmethod
-    def _names(new: _NewKey) -> dict[str, Any]:
+    def names(new: NewKey) -> dict[str, Any]:
+        """Return the members of a record that follow from the key itself."""
         parsed = parse_api_key(new.text)
         assert parsed is not None
         return {"id": new.id, "prefix": parsed.prefix, "last4": parsed.last4}
@@ -224,7 +235,7 @@ def networks_of_living(tx: Tx, actor: Principal, moment: int) -> tuple[str, ...]
     return own.allowed_networks
 
 
-def _insert(tx: Tx, maker: Principal, record: ApiKeyRecord, new: _NewKey, request_id: str) -> None:
+def _insert(tx: Tx, maker: Principal, record: ApiKeyRecord, new: NewKey, request_id: str) -> None:
     made = ensure_workspace(tx, record.workspace_id, record.created_at)
     ApiKeyRepository(tx, record.workspace_id).add(record, new.hash, new.pepper_id)
     _note(tx, "created", maker, record, record.id, request_id, workspace_made=made)

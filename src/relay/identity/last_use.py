@@ -9,6 +9,7 @@ from typing import Final
 
 from relay.core.clock import MINUTE
 from relay.store.api_keys import note_used
+from relay.store.peppers import Rehash, rehash
 from relay.store.writer import StoreUnavailable, Writer
 
 FLUSH_SECONDS: Final = 60
@@ -20,13 +21,15 @@ log = logging.getLogger("relay.identity")
 class LastUse:
     """Collects uses in memory and writes them each minute. A crash loses up to a minute of them.
 
-    ``noted`` maps a key's id to the moment it was last used; there are never more entries than keys that were used.
+    ``noted`` maps a key's id to the moment it was last used, ``rehashed`` to its hash under the newest pepper where it
+    may have been found by the older one; there are never more entries than keys that were used.
     """
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._task: asyncio.Task[None] | None = None
         self.noted: dict[str, int] = {}
+        self.rehashed: dict[str, Rehash] = {}
 
     def start(self) -> None:
         """Begin to write each minute."""
@@ -44,6 +47,7 @@ class LastUse:
 
     async def flush(self) -> None:
         """Write what has been collected. What the database does not take is tried again the next time."""
+        await self._flush_rehashed()
         while self.noted:
             some = dict(islice(self.noted.items(), ROWS_PER_UNIT))
             for key_id in some:
@@ -54,6 +58,18 @@ class LastUse:
             except StoreUnavailable as error:
                 self.noted = some | self.noted
                 log.warning("the last use of %d keys could not be written: %s", len(self.noted), error)
+                return
+
+    async def _flush_rehashed(self) -> None:
+        while self.rehashed:
+            some = dict(islice(self.rehashed.items(), ROWS_PER_UNIT))
+            for key_id in some:
+                del self.rehashed[key_id]
+            try:
+                await self._writer.run(partial(rehash, changes=sorted(some.values())))
+            except StoreUnavailable as error:
+                self.rehashed = some | self.rehashed
+                log.warning("%d keys could not be re-hashed now: %s", len(self.rehashed), error)
                 return
 
     async def _flush_for_ever(self) -> None:

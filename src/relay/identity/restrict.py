@@ -1,4 +1,4 @@
-"""From where keys may be used: the lists of workspaces and keys, each change one unit of work with its audit event."""
+"""Making keys weaker: from where they may be used, and which scopes they keep; each change one unit with its event."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from relay.audit.record import event
 from relay.core.clock import now
-from relay.core.principal import Principal
+from relay.core.principal import Principal, Scope
 from relay.core.problem import NotFound
 from relay.identity import rules
 from relay.identity.issue import found_key, networks_of_living
@@ -25,10 +25,10 @@ class Change(Protocol):
 
 
 class Restrictor:
-    """Sets and shows the networks that keys may be used from; an empty list is any network.
+    """Sets and shows the networks that keys may be used from, where an empty list is any; takes scopes away.
 
-    A change holds in this process when a call returns, and within a second in every other. It holds for requests: a run
-    that a key has started goes on. ``address`` is the caller's, None for the operator, who cannot be locked out.
+    A change holds in this process when a call returns, and within a second in every other: for requests, and for what
+    has waited and is about to begin. ``address`` is the caller's, None for the operator, who cannot be locked out.
     """
 
     def __init__(self, reader: Reader, change: Change) -> None:
@@ -108,6 +108,30 @@ class Restrictor:
 
         return await self._change(unit)
 
+    async def narrow_key(
+        self, actor: Principal, key_id: str, scopes: Sequence[str], *, request_id: str
+    ) -> ApiKeyRecord:
+        """Leave a key these scopes (names of scopes or bundles) and take it every other; return the key.
+
+        Its child tokens lose them too, and so does whatever waits. 404 for a key of another workspace; 403 for a
+        person's key if the actor is none; 409 for a scope that the key does not have, and for a key that has ended;
+        422 for no scope at all: revoke such a key.
+        """
+        wanted: tuple[Scope, ...] = rules.checked_scopes(scopes)
+        moment = now()
+
+        def unit(tx: Tx) -> ApiKeyRecord:
+            networks_of_living(tx, actor, moment)
+            keys, key = found_key(tx, actor, key_id)
+            rules.require_may_end(actor, key)
+            left = rules.narrowed_scopes(key, wanted, moment)
+            if left != key.scopes:
+                keys.narrow(key.id, left)
+                _note(tx, "key", actor, key.workspace_id, key.id, request_id, key.scopes, left, verb="narrowed")
+            return replace(key, scopes=left)
+
+        return await self._change(unit)
+
 
 def _note(
     tx: Tx,
@@ -118,11 +142,12 @@ def _note(
     request_id: str,
     before: Sequence[str],
     after: Sequence[str],
+    verb: str = "restricted",
 ) -> None:
     details: dict[str, Any] = {"before": list(before), "after": list(after)}
     tx.record(
         event(
-            f"identity:{what}:restricted",
+            f"identity:{what}:{verb}",
             workspace_id=workspace_id,
             principal=actor.id,
             request_id=request_id,

@@ -17,7 +17,16 @@ MAX_OVERLAP_HOURS: Final = 30 * 24
 MAX_NAME: Final = 100
 MAX_SCOPE_NAMES: Final = 32
 MAX_MAKERS: Final = 100
+DEFAULT_CHILD_SECONDS: Final = 900
+MIN_CHILD_SECONDS: Final = 60
+MAX_CHILD_SECONDS: Final = 3600
+MAX_CHILDREN: Final = 20
+MAX_ACTIONS: Final = 50
+MAX_ACTION_NAME: Final = 100
+CHILD_SCOPES: Final[tuple[Scope, ...]] = ("actions:preview", "actions:execute", "audit:read", "chat", "docs")
+"""What a child token may hold: nothing that lets it make what outlives it, or decide about what others ask."""
 
+_ACTION: Final = re.compile(r"[a-z][a-z0-9]*(\.[a-z][a-z0-9_]*)+")
 _KEY_ID: Final = re.compile(r"key_[0-9a-f]{32}")
 
 
@@ -41,6 +50,31 @@ def checked_scopes(names: Iterable[str]) -> tuple[Scope, ...]:
         if name not in SCOPES and name not in BUNDLES:
             raise invalid(f"/scopes/{position}", f"There is no such scope. {known}")
     return expand_scopes(asked)
+
+
+def checked_child_scopes(names: Iterable[str]) -> tuple[Scope, ...]:
+    """Return what :func:`checked_scopes` does; 403 for a scope that no child token may have."""
+    scopes = checked_scopes(names)
+    if beyond := [scope for scope in scopes if scope not in CHILD_SCOPES]:
+        raise Denied(f"No child token may have {', '.join(beyond)}; it may have {', '.join(CHILD_SCOPES)}.")
+    return scopes
+
+
+def checked_child_seconds(seconds: int) -> int:
+    """Return the lifetime of a child token; 422 outside 60 to 3600 seconds."""
+    if not MIN_CHILD_SECONDS <= seconds <= MAX_CHILD_SECONDS:
+        raise invalid("/expires_seconds", f"From {MIN_CHILD_SECONDS} to {MAX_CHILD_SECONDS} seconds.")
+    return seconds
+
+
+def checked_actions(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of actions without repetitions; 422 for what can be none and for more than 50."""
+    if len(names) > MAX_ACTIONS:
+        raise invalid("/allowed_actions", f"At most {MAX_ACTIONS} actions.")
+    for position, name in enumerate(names):
+        if len(name) > MAX_ACTION_NAME or _ACTION.fullmatch(name) is None:
+            raise invalid(f"/allowed_actions/{position}", "This is not the name of an action, like email.send.")
+    return tuple(dict.fromkeys(names))
 
 
 def checked_name(name: str) -> str:
@@ -75,27 +109,71 @@ def require_may_make(maker: Principal, workspace_id: str, kind: KeyKind, scopes:
         return
     if workspace_id != maker.workspace_id:
         raise NotFound("There is no such workspace.")
+    if maker.parent_id is not None:
+        raise Denied("A child token makes no keys.")
     if kind == "person" and maker.kind != "person":
         raise Denied("Only a person can make a key of kind person.")
     _require_held(maker, scopes)
 
 
+def require_may_set_trap(maker: Principal, honey: bool) -> None:
+    """Refuse an agent that would make a honey key (403): who may fall into a trap must not know where it is."""
+    if honey and maker.kind != "person":
+        raise Denied("Only a person can make a honey key.")
+
+
+def require_no_child(key: ApiKeyRecord) -> None:
+    """Refuse a child token that would have a child of its own (403)."""
+    if key.parent_id is not None:
+        raise Denied("A child token mints no other; its parent does.")
+
+
+def require_scopes_of(key: ApiKeyRecord, scopes: Iterable[str]) -> None:
+    """Refuse a child token with a scope that its parent lacks (403)."""
+    wanted = frozenset(scopes)
+    missing = tuple(sorted(wanted - frozenset(key.scopes)))
+    if missing:
+        raise InsufficientScope(missing, wanted)
+
+
+def narrowed_scopes(key: ApiKeyRecord, scopes: Sequence[Scope], now: int) -> tuple[Scope, ...]:
+    """Return the scopes that are left to a key, in the house order.
+
+    409 for one that it does not have (any more), since a key's scopes can only shrink, and for a key that has ended.
+    """
+    if beyond := [scope for scope in scopes if scope not in key.scopes]:
+        raise Conflict(f"This key does not have {', '.join(beyond)}; a key loses scopes and gets none.")
+    if key.revoked_at is not None or now >= key.expires_at:
+        raise Conflict("This key has been revoked or has expired.")
+    return tuple(scopes)
+
+
+def require_may_release(actor: Principal, key: ApiKeyRecord) -> None:
+    """Refuse an agent, and whoever descends from the key: a key that may be stolen must not release itself (403)."""
+    if actor.kind != "person":
+        raise Denied("Only a person can release a key from quarantine.")
+    if key.id in (actor.credential_id, *actor.made_by):
+        raise Denied("The key in quarantine made yours; another person has to release it, or the operator.")
+
+
 def require_may_rotate(actor: Principal, key: ApiKeyRecord, now: int) -> None:
     """Refuse to rotate a key that has ended or has a successor (409), or whose successor ``actor`` could not make."""
     require_may_end(actor, key)
+    if key.parent_id is not None:
+        raise Conflict("A child token is not rotated; its parent mints another.")
     if actor.auth_method != "operator":
         # Whoever rotates a key learns its successor: with scopes beyond the actor's own that would be a promotion.
         _require_held(actor, key.scopes)
     if key.successor_id is not None:
         raise Conflict("This key has been rotated before; rotate its successor.", successor_id=key.successor_id)
     if not key.lives(now):
-        raise Conflict("This key has been revoked or has expired; make a new one.")
+        raise Conflict("This key has been revoked, has expired or is in quarantine; make a new one.")
 
 
 def require_may_end(actor: Principal, key: ApiKeyRecord) -> None:
     """Refuse an agent that would take a person's key away: nobody would be left to stop it (403)."""
     if key.kind == "person" and actor.kind != "person":
-        raise Denied("Only a person can rotate, revoke or restrict a key of kind person.")
+        raise Denied("Only a person can rotate, revoke, restrict or quarantine a key of kind person.")
 
 
 def checked_networks(texts: Sequence[str]) -> tuple[str, ...]:
@@ -151,6 +229,11 @@ def require_may_restrict_workspace(actor: Principal) -> None:
 def makers_of_new(maker: Principal) -> tuple[str, ...]:
     """Return the makers of a key that ``maker`` makes, nearest last."""
     return _bounded((*maker.made_by, maker.credential_id))
+
+
+def makers_of_child(parent: ApiKeyRecord) -> tuple[str, ...]:
+    """Return the makers of a child token, its parent last."""
+    return _bounded((*parent.made_by, parent.id))
 
 
 def makers_of_successor(key: ApiKeyRecord, actor: Principal) -> tuple[str, ...]:

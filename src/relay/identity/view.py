@@ -6,8 +6,12 @@ from relay.core.clock import iso
 from relay.store.api_keys import ApiKeyRecord
 
 
-def key_view(record: ApiKeyRecord, now: int) -> dict[str, Any]:
-    """Return the members of a key's JSON form. ``status`` is live, expired or revoked, as of ``now``."""
+def key_view(record: ApiKeyRecord, now: int, *, traps_shown: bool = False) -> dict[str, Any]:
+    """Return the members of a key's JSON form. ``status`` is live, quarantined, expired or revoked, as of ``now``.
+
+    ``honey`` is None for everybody but those to whom traps are shown. Of a child token ``status`` knows its own half:
+    it ends with its parent at the latest.
+    """
     return {
         "id": record.id,
         "kind": record.kind,
@@ -24,14 +28,21 @@ def key_view(record: ApiKeyRecord, now: int) -> dict[str, Any]:
         "last_used_at": _iso(record.last_used_at),
         "successor_id": record.successor_id,
         "allowed_networks": list(record.allowed_networks),
+        "parent_id": record.parent_id,
+        "allowed_actions": list(record.allowed_actions),
+        "quarantined_at": _iso(record.quarantined_at),
+        "quarantine_reason": record.quarantine_reason,
+        "honey": record.honey if traps_shown else None,
     }
 
 
 def status_of(record: ApiKeyRecord, now: int) -> str:
-    """Return live, expired or revoked."""
+    """Return live, quarantined, expired or revoked."""
     if record.revoked_at is not None:
         return "revoked"
-    return "live" if record.lives(now) else "expired"
+    if now >= record.expires_at:
+        return "expired"
+    return "live" if record.quarantined_at is None else "quarantined"
 
 
 def _iso(moment: int | None) -> str | None:

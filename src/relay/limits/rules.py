@@ -108,6 +108,22 @@ RULES: Final = (
         "Chat messages from one address.",
     ),
     Rule(
+        "leak_reports",
+        Limit(30, 60),
+        "address",
+        "rate_limit_leak_reports_per_minute",
+        "`POST /keys/report-leak`",
+        "Reports of leaked keys from one address.",
+    ),
+    Rule(
+        "children",
+        Limit(60, 60),
+        "principal",
+        "rate_limit_children_per_minute",
+        "`POST /keys/children`, `DELETE /keys/children/{key_id}`",
+        "Child tokens that one key mints or ends.",
+    ),
+    Rule(
         CREDENTIALS,
         Limit(20, 300),
         "address",

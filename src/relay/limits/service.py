@@ -10,6 +10,7 @@ from relay.limits.memory import MemoryCounters
 from relay.limits.rules import rules_for
 from relay.limits.state import LimitState
 from relay.settings.model import Settings
+from relay.telemetry.metrics import Metrics
 
 LOST = "limits:backend:lost"
 RECOVERED = "limits:backend:recovered"
@@ -25,9 +26,12 @@ class LimitService:
     ``installation`` is the installation's id: replicas of one share their counts, and no two share any.
     """
 
-    def __init__(self, settings: Settings, installation: str, note: Note) -> None:
+    def __init__(self, settings: Settings, installation: str, note: Note, metrics: Metrics | None = None) -> None:
         self.rules = rules_for(settings)
         self.state = LimitState()
+        metrics = metrics or Metrics.off()
+        self._fallback = metrics.gauge("relay_limiter_fallback")
+        self._shared = metrics.gauge("relay_limiter_shared")
         self._note = note
         self._notes: asyncio.Queue[str] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
@@ -44,6 +48,7 @@ class LimitService:
 
     async def start(self) -> None:
         """Connect to Redis, or begin to try; a server starts without it and refuses what it then must."""
+        self._shared.set(float(self.shared))
         if self._link is not None:
             self._writer = asyncio.create_task(self._write_notes(), name="limits-notes")
             await self._link.start()
@@ -70,6 +75,7 @@ class LimitService:
     def _changed(self, up: bool) -> None:
         if not up:
             self.state.losses += 1
+        self._fallback.set(float(not up))
         self._notes.put_nowait(RECOVERED if up else LOST)
 
     async def _write_notes(self) -> None:

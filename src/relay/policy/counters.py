@@ -11,5 +11,8 @@ class Counters(Protocol):
     async def counted(
         self, workspace_id: str, principal_id: str, action: str, *, at: int, asked_at: int | None = None
     ) -> Counts:
-        """Return what it has attempted at ``at``; with ``asked_at``, what it had attempted before that moment."""
+        """Return what it and its child tokens have attempted at ``at``.
+
+        With ``asked_at``, what it had attempted before that moment.
+        """
         ...

@@ -44,7 +44,7 @@ class CedarPolicy:
             inputs = inputs.with_counters(
                 await self._counters.counted(
                     principal.workspace_id,
-                    principal.id,
+                    principal.account,
                     spec.name,
                     at=circumstances.at,
                     asked_at=circumstances.asked_at,
@@ -79,7 +79,7 @@ def _decision(inputs: DecisionInputs, active: Active, recorded: bytes) -> Decisi
     if not _in_scope(inputs):
         verdict = _Verdict("deny", f"This needs the scope {inputs.action.scope}.")
     elif active.broken:
-        verdict = _Verdict("deny", active.broken)
+        verdict = _Verdict("deny", active.broken, error=True)
     else:
         verdict = _verdict(inputs, active.policies)
     return Decision(
@@ -91,6 +91,7 @@ def _decision(inputs: DecisionInputs, active: Active, recorded: bytes) -> Decisi
         other_person=verdict.other_person,
         inputs=recorded,
         policies=tuple(statement.label for statement in verdict.by),
+        error=verdict.error,
     )
 
 
@@ -123,6 +124,7 @@ class _Verdict:
     approvers: int = 1
     other_person: bool = False
     by: tuple[Statement, ...] = ()
+    error: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class _Question:
     def verdict(self, actual: _Demand) -> _Verdict:
         first = self._ask(actual)
         if first.errors:
-            return _Verdict("deny", failed(first.by), by=first.by)
+            return _Verdict("deny", failed(first.by), by=first.by, error=True)
         if first.permitted:
             return _Verdict("allow", allowed(first.by), by=first.by)
         if not self._chosen.permits:
@@ -188,7 +190,7 @@ class _Question:
             tried.append(looks)
             answer = self._ask(demand)
             if answer.errors:
-                return _Verdict("deny", failed(answer.by), by=answer.by)
+                return _Verdict("deny", failed(answer.by), by=answer.by, error=True)
             if answer.permitted:
                 by = first.by or answer.by
                 reason = needs(by, demand.approvals, other_person=demand.other_person)

@@ -5,19 +5,15 @@ import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Final
 
-from relay.audit.approvals import cancelled_with_attempt
-from relay.audit.record import event
+from relay.audit import cancelling
 from relay.catalog import Catalog
-from relay.core.clock import iso, now
+from relay.core.clock import iso
 from relay.policy.stops import named, problem_of
 from relay.store.cache import GenerationCache
 from relay.store.database import Database
 from relay.store.kill_switch import EVERYWHERE, Stop, descendants, read_all_stops, workspace_ids
-from relay.store.waiting import cancel_waiting
-from relay.store.waiting_runs import cancel_queued_runs
 from relay.store.writer import StoreUnavailable, Tx
 
-AT_ONCE: Final = 100
 SWEEP_SECONDS: Final = 5.0
 _PAGE: Final = 200
 
@@ -114,40 +110,13 @@ class Stopping:
 def cancel_some(
     tx: Tx, stop: Stop, workspace: str, principals: Collection[str] | None, actions: Collection[str] | None
 ) -> int:
-    """Cancel up to :data:`AT_ONCE` attempts and as many runs of a workspace; return how many it was."""
-    at = now()
-    wanted = None if actions is None else list(actions)
-    whose = None if principals is None else list(principals)
-    detail = problem_of(stop).detail
-    cancelled = cancel_queued_runs(tx, workspace, principals=whose, actions=wanted, limit=AT_ONCE, at=at)
-    for run in cancelled:
-        tx.record(
-            event(
-                "runs:run:finished",
-                workspace_id=workspace,
-                principal=run.principal_id,
-                request_id=run.request_id,
-                target=run.id,
-                outcome="cancelled",
-            )
-        )
-    ended = cancel_waiting(
-        tx, workspace, principals=whose, actions=wanted, code="stopped", detail=detail, limit=AT_ONCE, at=at
+    """Cancel some attempts and runs of a workspace that wait; return how many it was, 0 when none is left."""
+    return cancelling.cancel_some(
+        tx,
+        workspace,
+        principals=principals,
+        actions=actions,
+        tag="policy:kill_switch:cancelled",
+        code="stopped",
+        detail=problem_of(stop).detail,
     )
-    for one in ended:
-        attempt = one.attempt
-        tx.record(
-            event(
-                "policy:kill_switch:cancelled",
-                workspace_id=workspace,
-                principal=attempt.principal_id,
-                request_id=attempt.request_id,
-                target=attempt.id,
-                action=attempt.action,
-                digest=attempt.digest,
-                outcome=one.status,
-            )
-        )
-        if one.request is not None:
-            tx.record(cancelled_with_attempt(one.request, attempt))
-    return len(cancelled) + len(ended)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 
 from relay.queue.protocol import Handler
+from relay.telemetry import context
 
 log = logging.getLogger("relay.queue")
 
@@ -90,7 +91,8 @@ class Lane:
 
     async def _call(self, id: str) -> None:
         try:
-            await self._handler(id)
+            with context.alone():  # whoever put it, a request perhaps, is not what it is done for
+                await self._handler(id)
         except Exception as error:  # a handler's defect must not stop the queue; its own sweep tries again
             log.error("the handler of %s %s failed: %s", self.kind, id, type(error).__name__, exc_info=error)
 

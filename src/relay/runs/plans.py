@@ -1,5 +1,6 @@
 """Plans: from a prompt to steps that the gate has considered, kept until somebody executes them, once."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -18,6 +19,8 @@ from relay.store.database import Database
 from relay.store.plans import PlanRepository, PlanRow
 from relay.store.vault import Vault
 from relay.store.writer import Tx
+from relay.telemetry.metrics import Metrics
+from relay.telemetry.spans import span
 
 _PURPOSE: Final = "plan"
 _NOT_VALID: Final = "The planner proposed steps that are not valid, so none are offered. Say it in other words."
@@ -45,11 +48,21 @@ class Plan:
 class Plans:
     """Makes plans and opens them for execution. ``ttl`` is in microseconds."""
 
-    def __init__(self, database: Database, vault: Vault, gate: Performer, planner: Planner, *, ttl: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        gate: Performer,
+        planner: Planner,
+        *,
+        ttl: int,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._database = database
         self._vault = vault
         self._gate = gate
         self._planner = planner
+        self._seconds = (metrics or Metrics.off()).histogram("relay_plan_duration_seconds")
         self._ttl = ttl
 
     async def make(
@@ -62,9 +75,13 @@ class Plans:
         Nothing is executed. A proposal with a step that is not valid becomes a plan without steps, since half of
         what was asked for is not what was asked for.
         """
-        proposal = await self._planner.propose(prompt, context, await self._gate.visible(principal))
+        visible, began = await self._gate.visible(principal), time.perf_counter()
+        with span("plan") as recording:
+            proposal = await self._planner.propose(prompt, context, [spec for spec in visible if not spec.honey])
+            recording.set(relay__planner=proposal.planner, relay__steps=len(proposal.steps))
+        self._seconds.observe(time.perf_counter() - began, proposal.planner)
         try:
-            considered = await self._considered(principal, proposal, client)
+            considered = await self._considered(principal, proposal, client, request_id)
         except Invalid:
             proposal = Proposal(proposal.intent, (), 0.0, _NOT_VALID, proposal.planner)
             considered = []
@@ -83,11 +100,13 @@ class Plans:
         await self._store(row, nonce, steps, request_id)
         return Plan(plan_id, proposal, considered, digest, row.expires_at)
 
-    async def _considered(self, principal: Principal, proposal: Proposal, client: str) -> list[ConsideredStep]:
+    async def _considered(
+        self, principal: Principal, proposal: Proposal, client: str, request_id: str
+    ) -> list[ConsideredStep]:
         if not proposal.steps:
             return []
         drafts = [StepDraft(step.action, step.params, step.id, step.depends_on) for step in proposal.steps]
-        return await consider(self._gate, principal, arrange(drafts), client)
+        return await consider(self._gate, principal, arrange(drafts), client, request_id)
 
     async def _store(self, row: PlanRow, nonce: str, steps: Sequence[RunStep], request_id: str) -> None:
         sealed = self._vault.seal(

@@ -19,6 +19,7 @@ from relay.store.database import Database
 from relay.store.runs import RunsOfAllWorkspaces
 from relay.store.vault import Vault
 from relay.store.writer import StoreUnavailable
+from relay.telemetry import context
 
 SWEEP_SECONDS: Final = 2.0
 _SWEEP_LIMIT: Final = 500
@@ -80,6 +81,14 @@ class Runner:
             return  # the sweep comes back to it
         if claim is None:
             return
+        run = claim.run
+        with context.alone(
+            request_id=run.request_id, principal=run.principal_id, workspace=run.workspace_id, run_id=run.id
+        ):
+            await self._work_on(claim)
+
+    async def _work_on(self, claim: Claim) -> None:
+        run_id = claim.run.id
         async with self._kept(claim) as hold:
             work = Work(self._database, self._vault, self._gate, self._credentials, self._journal, claim, hold)
             try:

@@ -29,6 +29,7 @@ from relay.store.plans import PlanRepository
 from relay.store.runs import RunRepository, RunRow, StepRow
 from relay.store.vault import Vault
 from relay.store.writer import Tx
+from relay.telemetry.spans import recorded_place
 
 MAX_PAGE: Final = 100
 
@@ -145,7 +146,8 @@ class Runs:
             steps = await self._plans.open(principal, order.plan_id)
         else:
             steps = drafted
-        new = self._new(principal, order, await consider(self._gate, principal, steps, order.client), key)
+        considered = await consider(self._gate, principal, steps, order.client, order.request_id)
+        new = self._new(principal, order, considered, key)
         remembered = await self._write(principal, new)
         if remembered is not None:
             assert key is not None
@@ -190,7 +192,7 @@ class Runs:
         ]
         nonce, steps = new_id("nce"), tuple(found.step for found in considered)
         digest = plan_digest(principal.workspace_id, principal.id, nonce, steps)
-        return _New(run, rows, pack(Inputs(nonce, steps, order.client)), digest, key)
+        return _New(run, rows, pack(Inputs(nonce, steps, order.client, recorded_place())), digest, key)
 
     async def _write(self, principal: Principal, new: _New) -> Remembered | None:
         """Store the run and use up plan and key in one transaction; return what the key stands for already, if so."""

@@ -67,12 +67,14 @@ class ConsideredStep:
 class Inputs:
     """What is sealed of a plan or run: the nonce of its digest, its steps, and from where a run was ordered.
 
-    ``client`` is an address as text, empty when unknown.
+    ``client`` is an address as text, empty when unknown. ``traceparent`` is the trace that the order is part of, empty
+    when it is not recorded.
     """
 
     nonce: str
     steps: tuple[RunStep, ...]
     client: str = ""
+    traceparent: str = ""
 
 
 def arrange(drafts: Sequence[StepDraft]) -> tuple[RunStep, ...]:
@@ -147,40 +149,51 @@ def steered(steps: Sequence[RunStep], local: Collection[str]) -> list[bool]:
 
 
 async def consider(
-    gate: Performer, principal: Principal, steps: Sequence[RunStep], client: str
+    gate: Performer, principal: Principal, steps: Sequence[RunStep], client: str, request_id: str
 ) -> list[ConsideredStep]:
     """Validate and decide every step without writing anything, or 422 with pointers below ``/steps``.
 
-    ``client`` is the address of who asks, which policy may look at.
+    ``client`` is the address of who asks, which policy may look at, ``request_id`` the request in which they do.
 
     A step with references is considered with stand-ins for them (see ``stand_ins``): its decision is a forecast,
     and its summary is the action's own. The gate decides again, on the real values, when its turn comes.
     """
     known = {spec.name: spec for spec in await gate.visible(principal)}
+    asking = _Asking(gate, principal, known, request_id)
     local = {name for name, spec in known.items() if spec.local}
     considered: list[ConsideredStep] = []
     for place, (step, untrusted) in enumerate(zip(steps, steered(steps, local), strict=True)):
         circumstances = Circumstances(now(), client, untrusted_content=untrusted)
-        considered.append(await _considered(gate, principal, step, f"/steps/{place}", known, circumstances))
+        considered.append(await _considered(asking, step, f"/steps/{place}", circumstances))
     return considered
 
 
-async def _considered(
-    gate: Performer,
-    principal: Principal,
-    step: RunStep,
-    pointer: str,
-    known: dict[str, ActionSpec],
-    circumstances: Circumstances,
-) -> ConsideredStep:
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Who asks whom, of which actions that they could run, in which request."""
+
+    gate: Performer
+    principal: Principal
+    known: dict[str, ActionSpec]
+    request_id: str
+
+
+async def _considered(asking: _Asking, step: RunStep, pointer: str, circumstances: Circumstances) -> ConsideredStep:
     references = find_references(step.params)
     params = step.params
     if references:
-        spec = known.get(step.action)
+        spec = asking.known.get(step.action)
         if spec is None:
             raise _wrong(pointer + "/action", "There is no action of this name that you could run.")
         params = stand_in(params, references, spec.params, pointer + "/params")
-    considered = await gate.consider(principal, step.action, params, pointer, circumstances=circumstances)
+    considered = await asking.gate.consider(
+        asking.principal,
+        step.action,
+        params,
+        pointer,
+        circumstances=circumstances,
+        request_id=asking.request_id,
+    )
     if step.timeout_seconds is not None and step.timeout_seconds > considered.spec.timeout:
         message = f"{step.action} takes {considered.spec.timeout:g} seconds at most."
         raise _wrong(pointer + "/timeout_seconds", message)
@@ -237,13 +250,16 @@ def pack(inputs: Inputs) -> bytes:
     plain: dict[str, Any] = {"nonce": inputs.nonce, "steps": [as_json(step) for step in inputs.steps]}
     if inputs.client:
         plain["client"] = inputs.client
+    if inputs.traceparent:
+        plain["traceparent"] = inputs.traceparent
     return to_json(plain)
 
 
 def unpack(packed: bytes) -> Inputs:
     """Return what :func:`pack` was given. Where no client was sealed, it is unknown."""
     content = from_json(packed)
-    return Inputs(content["nonce"], tuple(_step(value) for value in content["steps"]), content.get("client", ""))
+    steps = tuple(_step(value) for value in content["steps"])
+    return Inputs(content["nonce"], steps, content.get("client", ""), content.get("traceparent", ""))
 
 
 def _step(plain: dict[str, Any]) -> RunStep:

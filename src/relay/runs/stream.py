@@ -128,7 +128,7 @@ class Streams:
 
         429 when the principal has too many open.
         """
-        place = (principal.workspace_id, principal.id)
+        place = (principal.workspace_id, principal.account)
         if len(self._open[place]) >= self._limit:
             raise TooManyStreams(
                 f"A key may hold {self._limit} streams open; close one.",
@@ -141,7 +141,7 @@ class Streams:
 
     def closed(self, stream: Stream, principal: Principal) -> None:
         """Forget a stream."""
-        place = (principal.workspace_id, principal.id)
+        place = (principal.workspace_id, principal.account)
         self._open[place].discard(stream)
         if not self._open[place]:
             del self._open[place]

@@ -21,6 +21,9 @@ from relay.store.database import Database
 from relay.store.runs import RunRepository
 from relay.store.vault import Vault
 from relay.store.writer import StoreUnavailable
+from relay.telemetry import context
+from relay.telemetry.spans import root
+from relay.telemetry.traceparent import parse_traceparent
 
 T = TypeVar("T")
 
@@ -130,9 +133,14 @@ class Work:
     async def _step(self, inputs: Inputs | None, place: int, begun_before: bool) -> StepEnd:
         if inputs is None:
             return _ERASED
-        step = inputs.steps[place]
+        step, run = inputs.steps[place], self._claim.run
+        parent = parse_traceparent(inputs.traceparent.encode())
+        about = {"relay.action": step.action, "relay.run_id": run.id, "relay.request_id": run.request_id}
         try:
-            return await self._worked(inputs, place, begun_before)
+            with context.bound(step_id=step.id), root("run step", parent=parent, about=about) as recording:
+                end = await self._worked(inputs, place, begun_before)
+                recording.set(relay__status=end.status)
+                return end
         except (LeaseLost, Interrupted, SetAside):
             raise
         except RunTaken:

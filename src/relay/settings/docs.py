@@ -12,15 +12,14 @@ _INTRODUCTION: Final = """# Configuration
 
 Relay is configured by the environment. This page is generated from the code: `python -m relay.settings.docs`.
 
-Settings are taken from, in this order: options of the command line; for a secret, the file that `NAME_FILE` names;
-the process environment; `.env` in the current folder, when the process environment says `RELAY_ENV=local`. An empty
-value is the same as none. Start-up refuses a `RELAY_…` name that does not exist, a value out of bounds, a placeholder
-where a secret belongs, and a secret that is given both as `NAME` and as `NAME_FILE`; it names every problem at once.
+Settings are taken from, in this order: options of the command line; for a secret, the credential of its name in the
+folder that `CREDENTIALS_DIRECTORY` names, the file that `NAME_FILE` names, or AWS Secrets Manager; the process
+environment; `.env` in the current folder, when the process environment says `RELAY_ENV=local`. An empty value is the
+same as none. Start-up refuses a `RELAY_…` name that does not exist, a value out of bounds, a secret that stands in two
+places, in a file that others could use, or that is a placeholder or too weak; it names every problem at once.
 
-A secret's file must belong to the user that Relay runs as, or to root, and must not be writable by group or others, nor
-readable by them: mode 0600. Readable are files on tmpfs and ramfs, where orchestrators put secrets, and root's files of
-mode 0640. In production, secrets found in the environment are named in a warning; `SECRETS_FROM_ENVIRONMENT=accepted`
-silences it.
+[Secrets](secrets.md) tells what is secret, how each platform hands it over, and what is refused and why. In production,
+secrets found in the environment are named in a warning; `SECRETS_FROM_ENVIRONMENT=accepted` silences it.
 
 | name | meaning | values | default | secret |
 |---|---|---|---|---|

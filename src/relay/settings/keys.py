@@ -50,6 +50,8 @@ _WEBHOOKS: Final = _Kind(
     "WEBHOOK_SIGNING_SECRET", "webhook_signing_secret", generate_webhook_secret, decode_webhook_secret
 )
 
+_BY_KIND: Final = {"encryption": _KEK, "signing": _SECRET_KEY, "webhook": _WEBHOOKS}
+
 
 def ensure_data_dir(path: Path) -> None:
     """Make sure that the data folder exists, is ours, and cannot be written by others.
@@ -114,10 +116,21 @@ def missing_keys(settings: Settings) -> list[str]:
     return [_must_be_given(kind.setting) for kind, value in given.items() if value is None]
 
 
+def make_key_file(kind: str, path: Path) -> None:
+    """Make a new secret of a kind (encryption, signing, webhook) in a file that nothing stands in yet."""
+    if not _create(path, _BY_KIND[kind].make()):
+        raise SettingsError([f"RELAY_DATA_DIR: {path} is there already"])
+
+
+def read_key_file(kind: str, path: Path) -> str:
+    """Return the text of a secret that Relay keeps itself; :class:`SettingsError` for one that must not be read."""
+    return _text(_BY_KIND[kind], path)
+
+
 def _must_be_given(name: str) -> str:
     return (
         f"{name}: must be set with a PostgreSQL DATABASE_URL, the same for every process that uses the database; "
-        "`openssl rand -base64 32 | tr +/ -_` makes one"
+        "`relay secrets generate` makes one"
     )
 
 
@@ -170,7 +183,7 @@ def _create(path: Path, text: str) -> bool:
         _write_new(draft, text + "\n")
         made = _claim(draft, path)
         draft.unlink()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or type(error).__name__
     else:
@@ -197,7 +210,8 @@ def _claim(draft: Path, path: Path) -> bool:
     return True
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

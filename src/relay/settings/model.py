@@ -10,9 +10,16 @@ from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, ValidationIn
 
 from relay.core.clock import end_of_day
 from relay.settings import parse
+from relay.settings.model_operations import OperationsSettings
 from relay.settings.model_secrets import SecretsSettings
 from relay.settings.model_telemetry import TelemetrySettings
-from relay.settings.secret_text import WEBHOOK_PREFIX
+from relay.settings.secret_text import (
+    WEBHOOK_PREFIX,
+    Made,
+    generate_kek,
+    generate_secret_key,
+    generate_webhook_secret,
+)
 
 Env = Literal["production", "local", "test"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -50,7 +57,7 @@ def _security_contact(data: dict[str, Any]) -> str:
     return f"mailto:security@{host}"
 
 
-class Settings(TelemetrySettings, SecretsSettings):
+class Settings(TelemetrySettings, SecretsSettings, OperationsSettings):
     """The settings of one process, fixed once read. Made by :func:`~relay.settings.sources.load_settings` alone.
 
     Every secret is a ``SecretStr``: neither ``repr`` nor a dump shows it. ``warnings`` are sentences about where the
@@ -78,7 +85,7 @@ class Settings(TelemetrySettings, SecretsSettings):
     trusted_proxies: Annotated[tuple[parse.Network, ...], BeforeValidator(parse.networks)] = Field(
         default=(),
         description="Networks of the reverse proxies whose forwarding headers count, comma-separated; "
-        "see [deployment](deployment.md).",
+        "see [deployment](DEPLOYMENT.md).",
     )
     trusted_proxy_header: Annotated[Literal["x-forwarded-for", "forwarded"], BeforeValidator(parse.lower)] = Field(
         default="x-forwarded-for",
@@ -108,17 +115,21 @@ class Settings(TelemetrySettings, SecretsSettings):
     actions_enabled: Switch = Field(
         default=True, description="When `false`, the routes that plan, preview and execute answer 404."
     )
-    secret_key: Annotated[SecretStr | None, BeforeValidator(parse.secret_key)] = Field(
+    secret_key: Annotated[SecretStr | None, BeforeValidator(parse.secret_key), Made(generate_secret_key)] = Field(
         default=None,
         json_schema_extra=_shown("generated into the data folder; required with PostgreSQL"),
         description="Root from which signing keys are derived: at least 32 random characters.",
     )
-    oauth_encryption_key: Annotated[SecretStr | None, BeforeValidator(parse.encryption_key)] = Field(
-        default=None,
-        json_schema_extra=_shown("generated into the data folder; required with PostgreSQL"),
-        description="Key-encryption key for everything that is stored secret: a Fernet key (base64 of 32 bytes).",
+    oauth_encryption_key: Annotated[SecretStr | None, BeforeValidator(parse.encryption_key), Made(generate_kek)] = (
+        Field(
+            default=None,
+            json_schema_extra=_shown("generated into the data folder; required with PostgreSQL"),
+            description="Key-encryption key for everything that is stored secret: a Fernet key (base64 of 32 bytes).",
+        )
     )
-    webhook_signing_secret: Annotated[SecretStr | None, BeforeValidator(parse.webhook_secret)] = Field(
+    webhook_signing_secret: Annotated[
+        SecretStr | None, BeforeValidator(parse.webhook_secret), Made(generate_webhook_secret)
+    ] = Field(
         default=None,
         json_schema_extra=_shown("generated into the data folder; with PostgreSQL the route answers 503"),
         description="Secret of `/webhooks/relay`: `whsec_…` is Standard Webhooks; any other text of 32 random "
@@ -258,7 +269,7 @@ class Settings(TelemetrySettings, SecretsSettings):
     work_in_server: Switch = Field(
         default=True,
         description="Whether server processes work on plan runs and whatever else is durable. `false` leaves it to "
-        "`relay worker`, which needs PostgreSQL; see [deployment](deployment.md#workers).",
+        "`relay worker`, which needs PostgreSQL; see [deployment](DEPLOYMENT.md#workers).",
     )
     streams_per_principal: Whole = Field(
         default=5, ge=1, le=100, description="How many event streams one principal may hold open."

@@ -9,7 +9,7 @@ from datetime import date
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import SecretStr, ValidationInfo
 
@@ -30,8 +30,13 @@ ActionPlaces = tuple[str, int]
 MAX_RATE: Final = 1_000_000
 MAX_WINDOW_SECONDS: Final = 86_400
 MAX_PLACES: Final = 10_000
+MAX_ACTION_NAMES: Final = 20
 
+_HEADER: Final = r"[A-Za-z0-9_-]{1,100}=[!-+\--~]{1,4096}"
+_HEADER_LIST: Final = re.compile(rf"{_HEADER}(?:,{_HEADER}){{0,15}}")
+_RATIO: Final = re.compile(r"0(?:\.[0-9]{1,9})?|1(?:\.0{1,9})?")
 _WHOLE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_ACTION_NAME: Final = re.compile(r"[a-z][a-z0-9]{0,49}(\.[a-z][a-z0-9_]{0,49}){1,3}", re.ASCII)
 _ACTION_LIMIT: Final = re.compile(r"([a-z0-9_.]{1,100})=([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
 _ACTION_PLACES: Final = re.compile(r"([a-z0-9_.]{1,100})=([0-9]{1,9})", re.ASCII)
 _DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
@@ -39,6 +44,7 @@ _MAX_DOMAIN: Final = 253
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 _MAILBOX: Final = re.compile(r"[^\s@<>,;\"()]+@[^\s@<>,;\"()]+|[^<>\"]*<[^\s@<>,;\"()]+@[^\s@<>,;\"()]+>")
 _PLAIN_ADDRESS: Final = re.compile(r"[^\s@<>,;:\"()\\]+@[^\s@<>,;:\"()\\]+")
+_B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\.?", re.ASCII)
 
 
@@ -70,6 +76,11 @@ def entries(text: Any) -> tuple[str, ...]:
     return parts
 
 
+def names(text: Any) -> tuple[str, ...]:
+    """Return the entries of a list, each once, in the order given; ``none`` is an empty list."""
+    return () if text == "none" else tuple(dict.fromkeys(entries(text)))
+
+
 def networks(text: Any) -> tuple[Network, ...]:
     """Return networks in CIDR form; a bare address stands for itself.
 
@@ -85,6 +96,16 @@ def networks(text: Any) -> tuple[Network, ...]:
             raise ValueError("must name the proxies' networks; trusting every peer is refused")
         found.append(network)
     return tuple(found)
+
+
+def action_names(text: Any) -> tuple[str, ...]:
+    """Return names of actions, each once, at most 20."""
+    found = tuple(dict.fromkeys(entries(text)))
+    if len(found) > MAX_ACTION_NAMES or not all(_ACTION_NAME.fullmatch(name) for name in found):
+        raise ValueError(
+            f"must be a comma-separated list of up to {MAX_ACTION_NAMES} names like vault.export_credentials"
+        )
+    return found
 
 
 def action_limits(text: Any) -> tuple[ActionLimit, ...]:
@@ -285,6 +306,40 @@ def webhook_secret(secret: Any) -> SecretStr:
     return SecretStr(text)
 
 
+def token(secret: Any) -> SecretStr:
+    """Return a bearer token of 32 to 256 characters that RFC 6750 allows in a header (section 2.1, ``b64token``)."""
+    text = secret.get_secret_value()
+    decode_text_secret(text)
+    if not _B64TOKEN.fullmatch(text):
+        raise ValueError("must be letters, digits and -._~+/ alone, with = at its end if any, as a header carries it")
+    return SecretStr(text)
+
+
+def http_url(text: Any) -> str:
+    """Return the address of an HTTP service, without a trailing slash; credentials in it are refused."""
+    parts = _split(text)
+    if parts.scheme not in ("http", "https") or _userinfo(parts) or parts.query or parts.fragment:
+        raise ValueError("must look like http://127.0.0.1:4318, without credentials, query and fragment")
+    return str(text).rstrip("/")
+
+
+def header_list(secret: Any) -> SecretStr:
+    """Return headers written as ``name=value``, comma-separated, with values percent-encoded (W3C Baggage)."""
+    text = secret.get_secret_value()
+    if is_placeholder(text):
+        raise ValueError("is a placeholder; give a real one")
+    if not _HEADER_LIST.fullmatch(text) or not unquote(text).isprintable():
+        raise ValueError("must look like name=value,name=value, with values percent-encoded")
+    return SecretStr(text)
+
+
+def ratio(text: Any) -> float:
+    """Return a number from 0 to 1, written in decimal."""
+    if not _RATIO.fullmatch(text):
+        raise ValueError("must be a number from 0 to 1, such as 0.25")
+    return float(text)
+
+
 def day(text: Any) -> date | None:
     """Return a day written as ``2030-12-31``; none stays none."""
     if text is None:
@@ -296,11 +351,6 @@ def day(text: Any) -> date | None:
     if found is None or found.isoformat() != text or found.year > 2999:
         raise ValueError("must be a day like 2030-12-31")
     return found
-
-
-def has_password(url: str) -> bool:
-    """Tell whether a connection address carries a password, in its authority or its query."""
-    return bool(re.search(r"://[^/?#]*:[^/?#]*@|[?&]password=", url))
 
 
 def _connection(secret: SecretStr) -> str:

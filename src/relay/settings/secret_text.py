@@ -6,6 +6,8 @@ import math
 import os
 import secrets
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -17,6 +19,20 @@ _WEBHOOK_KEY_BYTES: Final = range(24, 65)
 _MIN_BITS: Final = 70
 _PLACEHOLDERS: Final = ("YOUR_", "YOUR-", "your_", "your-", "...", "\u2026", "placeholder", "PLACEHOLDER")
 _PLACEHOLDER_WORDS: Final = ("changeme", "change-me", "change_me", "replaceme", "replace-me", "replace_me")
+_EXAMPLE_WORDS: Final = ("example", "insecure", "password", "notasecret", "not-a-secret", "not_a_secret")
+# The examples of Standard Webhooks, of Svix, and of the specification of Fernet: everybody who has read them has them.
+_PUBLISHED: Final = ("MfKQ9r8GKYqrTwjUPD8I", "C2FVsBQIhrscChlQIMV", "cw_0x689RpI")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """In the annotation of a setting: an installation can make this secret by itself, and ``make`` does."""
+
+    make: Callable[[], str]
+
+
+class PartlySecret:
+    """In the annotation of a setting: only a part of its text is secret, so that the whole need not look random."""
 
 
 def generate_secret_key() -> str:
@@ -81,6 +97,11 @@ def decode_webhook_secret(text: str) -> bytes:
     return key
 
 
+def generate_token() -> str:
+    """Return a new bearer token: 43 characters of url-safe base64 for 32 random bytes."""
+    return secrets.token_urlsafe(32)
+
+
 def decode_text_secret(text: str) -> bytes:
     """Return the key of a webhook scheme whose key is text: its UTF-8 bytes as it is written, ``whsec_`` included.
 
@@ -101,6 +122,15 @@ def is_placeholder(text: str) -> bool:
     return any(mark in text for mark in _PLACEHOLDERS) or any(word in lowered for word in _PLACEHOLDER_WORDS)
 
 
+def is_example(text: str) -> bool:
+    """Tell whether ``text`` is a secret that somebody published, or says of itself that it is one for show.
+
+    Not for addresses: ``example.com`` is a fine host.
+    """
+    lowered = text.lower()
+    return any(mark in text for mark in _PUBLISHED) or any(word in lowered for word in _EXAMPLE_WORDS)
+
+
 def is_regular(text: str) -> bool:
     """Tell whether ``text`` is too regular to be random: few characters, a repeated unit, runs like ``abcd``.
 
@@ -118,7 +148,7 @@ def _estimated_bits(text: str) -> float:
 
 
 def _refuse_weak(text: str) -> None:
-    if is_placeholder(text):
+    if is_placeholder(text) or is_example(text):
         raise ValueError("is a placeholder; give a real one")
     if is_regular(text):
         raise ValueError("is too short or too regular to be a secret; give a random one")

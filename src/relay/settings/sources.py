@@ -1,33 +1,44 @@
 """Where settings come from, and in which order.
 
-1. options of the command line (``overrides``);
-2. for every secret, the file that ``NAME_FILE`` names;
-3. the process environment; secrets found there are named in one warning in production;
-4. ``.env`` in the current folder, in ``local`` only.
+1. options of the command line (``overrides``), never a secret;
+2. for every secret, the credential of its name (:mod:`~relay.settings.credentials`);
+3. for every secret, the file that ``NAME_FILE`` names;
+4. for every secret, the member of its name in the AWS secret that ``SECRETS_AWS_ID`` names;
+5. the process environment; secrets found there are named in one warning in production;
+6. ``.env`` in the current folder, in ``local`` only.
 
-``NAME`` and ``NAME_FILE`` together are refused, and so is a ``RELAY_…`` name that does not exist. An empty value is
-the same as none.
+The environment goes before ``.env``. Otherwise a secret has one place: one that two of these give is refused, whatever
+they say, since nobody could tell which of them a rotation has to change. A ``RELAY_…`` name that does not exist is
+refused. An empty value is the same as none. Whatever stands in for a secret without being one
+(:mod:`~relay.settings.strength`) is refused, wherever it comes from.
 
 ``RELAY_ENV`` comes from the process environment (or an option) alone, and decides whether ``.env`` is opened at all:
 a file that someone left in a folder must not be able to take a production process into a mode with fewer checks. A
 ``.env`` may repeat ``RELAY_ENV=local``; any other value in it is refused.
+
+Every process reads for itself, those of ``--workers`` and ``--reload`` too: none is handed a secret by another.
 """
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr, ValidationError
 
-from relay.settings import parse
+from relay.settings.aws import AwsSecret, read_aws_secret
+from relay.settings.credentials import FOLDER, credentials
 from relay.settings.errors import SettingsError
 from relay.settings.model import FIELDS, SECRETS, Settings, variable
 from relay.settings.secret_file import SecretFileError, read_secret_file, refuse_foreign
+from relay.settings.secret_text import PartlySecret
+from relay.settings.strength import has_password, weakness
 
 _NAMES: Final = frozenset(FIELDS) | {f"{name}_FILE" for name in SECRETS}
+_ENVIRONMENT: Final = "environment"
+_CREDENTIAL: Final = "credential"
 _SERVICE_LINK: Final = re.compile(r"RELAY_(SERVICE_.*|PORT_.*)")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -56,10 +67,10 @@ def load_settings(
 
 @dataclass
 class _Gathered:
-    """Values by name; secrets are wrapped before anything else looks at them."""
+    """Values by name; secrets are wrapped before anything else looks at them, and have their places noted."""
 
     values: dict[str, str | SecretStr] = field(default_factory=dict)
-    from_environment: set[str] = field(default_factory=set)
+    places: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -71,19 +82,37 @@ class _Gathered:
                     self.problems.append(f"{name}: there is no such setting{_hint(name)} ({where})")
             elif _CONTROL.search(value):
                 self.problems.append(f"{name}: must be text without line breaks and control characters ({where})")
+            elif value and name in SECRETS:
+                self.values[name] = SecretStr(value)
+                self.places[name] = where
             elif value:
-                self.values[name] = SecretStr(value) if name in SECRETS else value
-                if where == "environment":
-                    self.from_environment.add(name)
+                self.values[name] = value
+
+    def take(self, name: str, place: str) -> bool:
+        """Note that ``place`` gives a secret; False, and a problem, when another place does as well."""
+        if (other := self.places.setdefault(name, place)) == place:
+            return True
+        self.problems.append(f"{name}: is given twice, {_at(name, other)} and {_at(name, place)}; leave one of them")
+        return False
+
+    def hold(self, name: str, value: SecretStr) -> None:
+        """Keep a secret, unless it has characters that none has."""
+        if _CONTROL.search(value.get_secret_value()):
+            place = self.places[name]
+            self.problems.append(f"{name}: must be one line without control characters ({place})")
+        else:
+            self.values[name] = value
 
 
 def _load(environ: Mapping[str, str], cwd: Path, overrides: Mapping[str, str]) -> tuple[Settings | None, list[str]]:
     env = overrides.get("RELAY_ENV") or environ.get("RELAY_ENV")
     gathered = _Gathered()
     _add_dotenv(gathered, cwd / ".env", env)
-    gathered.add(environ, "environment")
-    gathered.add(overrides, "option")
-    _read_files(gathered, cwd)
+    gathered.add(environ, _ENVIRONMENT)
+    _add_options(gathered, overrides)
+    folder = environ.get(FOLDER)
+    _read_files(gathered, cwd, cwd / folder if folder else None)
+    _read_aws(gathered)
     _warn(gathered)
     settings, problems = _validate(gathered, cwd)
     problems = sorted({*gathered.problems, *problems})
@@ -124,23 +153,75 @@ def _parse_dotenv(gathered: _Gathered, path: Path, text: str) -> dict[str, str]:
     return values
 
 
-def _read_files(gathered: _Gathered, cwd: Path) -> None:
+def _add_options(gathered: _Gathered, overrides: Mapping[str, str]) -> None:
+    gathered.problems.extend(
+        f"{name}: is not taken from the command line, which every user of this machine can read; give it as a file"
+        for name in overrides
+        if name in SECRETS
+    )
+    gathered.add({name: value for name, value in overrides.items() if name not in SECRETS}, "option")
+
+
+def _read_files(gathered: _Gathered, cwd: Path, folder: Path | None) -> None:
+    found, problems = credentials(folder) if folder is not None else ({}, [])
+    gathered.problems.extend(problems)
     for name in sorted(SECRETS):
-        path = gathered.values.pop(f"{name}_FILE", None)
-        if not isinstance(path, str):
+        named = gathered.values.pop(f"{name}_FILE", None)
+        path = cwd / named if isinstance(named, str) else None
+        credential = found.get(name)
+        if credential is not None:
+            # A unit may name its credential's file as well, as units for older versions do: that is one place.
+            path = None if path is not None and _same(path, credential) else path
+            _read_file(gathered, name, credential, f"{_CREDENTIAL} {credential}", name)
+        if path is not None:
+            _read_file(gathered, name, path, f"{name}_FILE, {path}", f"{name}_FILE")
+
+
+def _read_file(gathered: _Gathered, name: str, path: Path, place: str, label: str) -> None:
+    if not gathered.take(name, place):
+        return
+    try:
+        value = SecretStr(read_secret_file(path))
+    except SecretFileError as error:
+        gathered.problems.append(f"{label}: {error}")
+    else:
+        gathered.hold(name, value)
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
+
+
+def _read_aws(gathered: _Gathered) -> None:
+    try:
+        where = AwsSecret.of(gathered.values)
+    except ValueError:
+        return  # the model says what is wrong with it
+    if where is None:
+        return
+    members, problems = read_aws_secret(where)
+    gathered.problems.extend(problems)
+    for name, value in members.items():
+        if name not in SECRETS:
             continue
-        if name in gathered.values:
-            gathered.problems.append(f"{name}: set either {name} or {name}_FILE, not both")
-            continue
-        try:
-            text = read_secret_file(cwd / path)
-        except SecretFileError as error:
-            gathered.problems.append(f"{name}_FILE: {error}")
-            continue
-        if _CONTROL.search(text):
-            gathered.problems.append(f"{name}_FILE: {cwd / path} must hold one line without control characters")
-        else:
-            gathered.values[name] = SecretStr(text)
+        if value is None:
+            gathered.problems.append(f"{name}: must be text in double quotes ({where.place})")
+        elif value.get_secret_value() and gathered.take(name, where.place):
+            gathered.hold(name, value)
+    gathered.problems.extend(f"{sentence} ({where.place})" for sentence in _strangers(members.keys() - SECRETS))
+
+
+def _strangers(names: Set[str]) -> Iterator[str]:
+    for name in sorted(names & FIELDS.keys()):
+        yield f"{name}: is not a secret; give it in the environment"
+    # A name that is not Relay's own is not repeated: who mixes up names and values has written a secret there.
+    if unknown := names - FIELDS.keys():
+        hints = sorted({close for name in unknown if (close := _close(name, SECRETS))})
+        hint = f"; did you mean {', '.join(hints)}?" if hints else ""
+        yield f"SECRETS_AWS_ID: names that are no secrets of Relay's, {len(unknown)} of them{hint}"
 
 
 def _warn(gathered: _Gathered) -> None:
@@ -148,7 +229,8 @@ def _warn(gathered: _Gathered) -> None:
         return
     if gathered.values.get("SECRETS_FROM_ENVIRONMENT") == "accepted":
         return
-    named = [name for name in sorted(SECRETS & gathered.from_environment) if _holds_secret(gathered.values.get(name))]
+    from_environment = [name for name, place in sorted(gathered.places.items()) if place == _ENVIRONMENT]
+    named = [name for name in from_environment if _holds_secret(gathered.values.get(name))]
     if named:
         gathered.warnings.append(
             f"secrets in the process environment: {', '.join(named)}; give them as files ({named[0]}_FILE), "
@@ -160,19 +242,43 @@ def _holds_secret(value: str | SecretStr | None) -> bool:
     if not isinstance(value, SecretStr):
         return False
     text = value.get_secret_value()
-    return "://" not in text or parse.has_password(text)
+    return "://" not in text or has_password(text)
 
 
 def _validate(gathered: _Gathered, cwd: Path) -> tuple[Settings | None, list[str]]:
     data = {**gathered.values, "warnings": tuple(gathered.warnings)}
     try:
-        return Settings.model_validate(data, context={"cwd": cwd}), []
+        settings = Settings.model_validate(data, context={"cwd": cwd})
     except ValidationError as error:
         # Only the place and the sentence are taken over: the error itself knows the values.
         details = error.errors(include_url=False, include_input=False)
+        settings = None
+    else:
+        details = []
     # A default that depends on another setting is not computed while that one is wrong: nothing to report.
     told = [detail for detail in details if detail["type"] != "default_factory_not_called"]
-    return None, [f"{_name(str(detail['loc'][0]))}: {_sentence(detail['msg'])}" for detail in told]
+    problems = [(_name(str(detail["loc"][0])), _sentence(detail["msg"])) for detail in told]
+    problems += _weak(gathered, {name for name, _ in problems})
+    return settings, [f"{name}: {sentence}{_in(gathered, name)}" for name, sentence in problems]
+
+
+def _weak(gathered: _Gathered, refused: set[str]) -> list[tuple[str, str]]:
+    production = gathered.values.get("RELAY_ENV", "production") == "production"
+    found = []
+    for name, value in gathered.values.items():
+        if isinstance(value, SecretStr) and name not in refused:
+            whole = not any(isinstance(mark, PartlySecret) for mark in FIELDS[name].metadata)
+            reason = weakness(value.get_secret_value(), production=production, whole=whole)
+            found += [(name, reason)] if reason else []
+    return found
+
+
+def _in(gathered: _Gathered, name: str) -> str:
+    return f" ({gathered.places[name]})" if name in gathered.places else ""
+
+
+def _at(name: str, place: str) -> str:
+    return f"in the environment ({name})" if place == _ENVIRONMENT else f"by {place}"
 
 
 def _name(place: str) -> str:
@@ -185,9 +291,13 @@ def _sentence(message: str) -> str:
 
 
 def _hint(name: str) -> str:
-    import difflib
-
     if _SERVICE_LINK.fullmatch(name):
         return "; if Kubernetes made it for a service named relay, set enableServiceLinks: false"
-    close = difflib.get_close_matches(name.upper(), sorted(FIELDS), n=1, cutoff=0.8)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = _close(name, FIELDS)
+    return f"; did you mean {close}?" if close else ""
+
+
+def _close(name: str, names: Iterable[str]) -> str:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name.upper(), sorted(names), n=1, cutoff=0.8)), "")

@@ -1,6 +1,6 @@
 """API keys as rows: a repository bound to one workspace, and the few look-ups that know none yet.
 
-No function here returns a hash; a key's text never comes this far.
+No function here returns a hash that it was not given; a key's text never comes this far.
 """
 
 import json
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, insert, select, update
 
 from relay.core.principal import KeyKind
 from relay.store.query import Query
@@ -21,7 +21,9 @@ from relay.store.writer import Tx
 class ApiKeyRecord:
     """What is kept of a key, its hash left out. Times are microseconds; ``made_by`` lists key ids, nearest last.
 
-    ``allowed_networks`` is the key's own list; empty is any network.
+    ``allowed_networks`` is the key's own list; empty is any network. ``parent_id`` names the key that minted a child
+    token for itself, ``allowed_actions`` all that it may run; empty is any action. A ``honey`` key opens nothing: its
+    use is the alarm. ``quarantine_reason`` is a code.
     """
 
     id: str
@@ -38,25 +40,56 @@ class ApiKeyRecord:
     last_used_at: int | None = None
     successor_id: str | None = None
     allowed_networks: tuple[str, ...] = ()
+    parent_id: str | None = None
+    allowed_actions: tuple[str, ...] = ()
+    honey: bool = False
+    quarantined_at: int | None = None
+    quarantine_reason: str | None = None
 
     def lives(self, now: int) -> bool:
-        """Say whether the key opens anything at ``now``: not revoked, not expired."""
-        return self.revoked_at is None and now < self.expires_at
+        """Say whether the key is neither revoked nor expired nor in quarantine at ``now``. Of a child token its own
+        half alone: see :meth:`FoundKey.lives`.
+        """
+        return self.revoked_at is None and self.quarantined_at is None and now < self.expires_at
 
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """A key as it is found when somebody presents it: with the networks that its workspace allows."""
+    """A key as it is found when somebody presents it: with the networks that its workspace allows, and its parent.
+
+    A child token has what it was given as far as its parent has it now, and for as long.
+    """
 
     record: ApiKeyRecord
     workspace_networks: tuple[str, ...]
+    parent: ApiKeyRecord | None = None
+
+    def lives(self, now: int) -> bool:
+        """Say whether the key opens anything at ``now``; a child token lives only while its parent does."""
+        if self.record.parent_id is None:
+            return self.record.lives(now)
+        return self.record.lives(now) and self.parent is not None and self.parent.lives(now)
+
+    @property
+    def ends_at(self) -> int:
+        """Return when the key ends if nobody ends it before."""
+        return min(self.record.expires_at, self.record.expires_at if self.parent is None else self.parent.expires_at)
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """Return what the key may do."""
+        scopes = frozenset[str](self.record.scopes)
+        return scopes if self.parent is None else scopes & frozenset(self.parent.scopes)
 
 
-_LISTS: Final = ("scopes", "made_by", "allowed_networks")
+_LISTS: Final = ("scopes", "made_by", "allowed_networks", "allowed_actions")
 _FIELDS: Final = tuple(ApiKeyRecord.__dataclass_fields__)
 _COLUMNS: Final = tuple(api_keys.c[name] for name in _FIELDS)
-_FOUND: Final = select(*_COLUMNS, workspaces.c.allowed_networks).join_from(
-    api_keys, workspaces, workspaces.c.id == api_keys.c.workspace_id
+_PARENT: Final = api_keys.alias("parent")
+_FOUND: Final = (
+    select(*_COLUMNS, workspaces.c.allowed_networks, *(_PARENT.c[name] for name in _FIELDS))
+    .join_from(api_keys, workspaces, workspaces.c.id == api_keys.c.workspace_id)
+    .outerjoin(_PARENT, (_PARENT.c.id == api_keys.c.parent_id) & (_PARENT.c.workspace_id == api_keys.c.workspace_id))
 )
 _MINE: Final = (api_keys.c.workspace_id == bindparam("w"), api_keys.c.id == bindparam("key"))
 
@@ -66,6 +99,20 @@ _REVOKE: Final = Query(update(api_keys).where(*_MINE).values(revoked_at=bindpara
 _SUCCEED: Final = Query(
     update(api_keys).where(*_MINE).values(successor_id=bindparam("successor"), expires_at=bindparam("ends"))
 )
+_CHILDREN: Final = (api_keys.c.workspace_id == bindparam("w"), api_keys.c.parent_id == bindparam("key"))
+_REVOKE_CHILDREN: Final = Query(
+    update(api_keys).where(*_CHILDREN, api_keys.c.revoked_at.is_(None)).values(revoked_at=bindparam("now"))
+)
+_CHILD_IDS: Final = Query(select(api_keys.c.id).where(*_CHILDREN))
+_LIVING_CHILDREN: Final = Query(
+    select(func.count())
+    .select_from(api_keys)
+    .where(*_CHILDREN, api_keys.c.expires_at > bindparam("now"), api_keys.c.revoked_at.is_(None))
+)
+_QUARANTINE: Final = Query(
+    update(api_keys).where(*_MINE).values(quarantined_at=bindparam("now"), quarantine_reason=bindparam("reason"))
+)
+_NARROW: Final = Query(update(api_keys).where(*_MINE).values(scopes=bindparam("left")))
 _RESTRICT: Final = Query(update(api_keys).where(*_MINE).values(allowed_networks=bindparam("networks")))
 _WORKSPACE_OF: Final = Query(select(api_keys.c.workspace_id).where(api_keys.c.id == bindparam("key")))
 _BUMP: Final = Query(update(generations).where(generations.c.name == "keys").values(value=generations.c.value + 1))
@@ -100,12 +147,39 @@ class ApiKeyRepository:
             raise ValueError("the record belongs to another workspace")
         row = {name: getattr(record, name) for name in _FIELDS}
         row |= {name: json.dumps(row[name]) for name in _LISTS}
+        row["honey"] = int(record.honey)
         self._tx.run(_INSERT, **row, hash=key_hash, pepper_id=pepper_id)
 
     def revoke(self, key_id: str, now: int) -> None:
-        """Mark the key revoked and void every cache that may hold it."""
+        """Mark the key and its child tokens revoked and void every cache that may hold them."""
         self._tx.run(_REVOKE, w=self._workspace_id, key=key_id, now=now)
+        self._tx.run(_REVOKE_CHILDREN, w=self._workspace_id, key=key_id, now=now)
         self._tx.run(_BUMP)
+
+    def quarantine(self, key_id: str, now: int, reason: str) -> None:
+        """Put the key into quarantine, revoke its child tokens and void every cache that may hold them."""
+        self._tx.run(_QUARANTINE, w=self._workspace_id, key=key_id, now=now, reason=reason)
+        self._tx.run(_REVOKE_CHILDREN, w=self._workspace_id, key=key_id, now=now)
+        self._tx.run(_BUMP)
+
+    def release(self, key_id: str) -> None:
+        """Take the key out of quarantine and void every cache of keys."""
+        self._tx.run(_QUARANTINE, w=self._workspace_id, key=key_id, now=None, reason=None)
+        self._tx.run(_BUMP)
+
+    def narrow(self, key_id: str, scopes: Sequence[str]) -> None:
+        """Set the scopes that are left to the key and void every cache that may hold it."""
+        self._tx.run(_NARROW, w=self._workspace_id, key=key_id, left=json.dumps(list(scopes)))
+        self._tx.run(_BUMP)
+
+    def children(self, key_id: str) -> list[str]:
+        """Return the ids of the key's child tokens that have not been purged, ended ones included."""
+        return [row[0] for row in self._tx.all(_CHILD_IDS, w=self._workspace_id, key=key_id)]
+
+    def living_children(self, key_id: str, now: int) -> int:
+        """Return how many child tokens of a key live. Exact once the key has been found: that has locked it."""
+        row = self._tx.one(_LIVING_CHILDREN, w=self._workspace_id, key=key_id, now=now)
+        return int(row[0]) if row else 0
 
     def succeed(self, key_id: str, successor_id: str, ends_at: int) -> None:
         """Name the key's successor, let the key end at ``ends_at`` and void every cache that may hold it."""
@@ -123,19 +197,31 @@ def void_caches(tx: Tx) -> None:
     tx.run(_BUMP)
 
 
-async def list_keys(reader: Reader, workspace_id: str, before: str | None, limit: int) -> list[ApiKeyRecord]:
-    """Return the workspace's keys, newest first, those older than the key ``before`` if one is given."""
-    return await _listed(reader, [api_keys.c.workspace_id == workspace_id], before, limit)
+async def list_keys(
+    reader: Reader, workspace_id: str, before: str | None, limit: int, *, parent: str | None = None
+) -> list[ApiKeyRecord]:
+    """Return the workspace's keys, newest first, those older than the key ``before`` if one is given.
+
+    Without child tokens; with ``parent`` the child tokens of that key instead.
+    """
+    of_parent = api_keys.c.parent_id.is_(None) if parent is None else api_keys.c.parent_id == parent
+    return await _listed(reader, [api_keys.c.workspace_id == workspace_id, of_parent], before, limit)
 
 
 async def list_keys_of_every_workspace(reader: Reader, before: str | None, limit: int) -> list[ApiKeyRecord]:
     """As :func:`list_keys`, across workspaces. For the operator's command line alone."""
-    return await _listed(reader, [], before, limit)
+    return await _listed(reader, [api_keys.c.parent_id.is_(None)], before, limit)
 
 
 async def find_by_hash(reader: Reader, hashes: Sequence[str]) -> FoundKey | None:
     """Return the key that has one of these hashes, whatever its workspace or state: that is how a caller is found."""
     return await _only(reader, _FOUND.where(api_keys.c.hash.in_(hashes)))
+
+
+async def find_all_by_hash(reader: Reader, hashes: Sequence[str]) -> dict[str, ApiKeyRecord]:
+    """Return the keys that have these hashes, whatever their workspace or state, each by its hash."""
+    rows = await reader.all(select(api_keys.c.hash, *_COLUMNS).where(api_keys.c.hash.in_(hashes)))
+    return {row[0]: _record(row[1:]) for row in rows}
 
 
 async def find_by_id(reader: Reader, key_id: str) -> FoundKey | None:
@@ -174,8 +260,12 @@ def note_used(tx: Tx, used: Sequence[tuple[str, int]]) -> None:
 
 
 async def keys_that_end(reader: Reader, after: int, before: int) -> list[ApiKeyRecord]:
-    """Return the keys of every workspace that end between two times, and are neither revoked nor succeeded."""
-    ends, alive = api_keys.c.expires_at, (api_keys.c.revoked_at.is_(None), api_keys.c.successor_id.is_(None))
+    """Return the keys of every workspace that end between two times, and are neither revoked nor succeeded.
+
+    Child tokens are left out: they are meant to end.
+    """
+    ends = api_keys.c.expires_at
+    alive = (api_keys.c.revoked_at.is_(None), api_keys.c.successor_id.is_(None), api_keys.c.parent_id.is_(None))
     rows = await reader.all(select(*_COLUMNS).where(ends > after, ends <= before, *alive).order_by(api_keys.c.id))
     return [_record(row) for row in rows]
 
@@ -191,11 +281,16 @@ async def _listed(
 
 async def _only(reader: Reader, statement: Select[Any]) -> FoundKey | None:
     row = await reader.one(statement)
-    return FoundKey(_record(row[:-1]), tuple(json.loads(row[-1]))) if row else None
+    if row is None:
+        return None
+    size = len(_FIELDS)
+    parent = None if row[size + 1] is None else _record(row[size + 1 :])
+    return FoundKey(_record(row[:size]), tuple(json.loads(row[size])), parent)
 
 
 def _record(row: Any) -> ApiKeyRecord:
     values = dict(zip(_FIELDS, row, strict=True))
     for name in _LISTS:
         values[name] = tuple(json.loads(values[name]))
+    values["honey"] = bool(values["honey"])
     return ApiKeyRecord(**values)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pydantic_core import from_json, to_json
-from sqlalchemy import ColumnElement, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, literal_column, or_, select, update
 
 from relay.store.query import Query
 from relay.store.reader import Reader
+from relay.store.tables import api_keys
 from relay.store.tables.approvals import approval_decisions, approvals
 from relay.store.writer import Tx
 
@@ -101,7 +102,10 @@ _WAITING_OF = (
     select(approvals.c.id)
     .where(
         approvals.c.workspace_id == bindparam("w"),
-        approvals.c.requester_id == bindparam("requester"),
+        or_(
+            approvals.c.requester_id == bindparam("account"),
+            approvals.c.requester_id.in_(select(api_keys.c.id).where(api_keys.c.parent_id == bindparam("account"))),
+        ),
         approvals.c.status == _PENDING,
     )
     .limit(bindparam("most"))
@@ -153,9 +157,9 @@ class ApprovalRepository:
         """Move a pending request to its end; return whether it was pending."""
         return tx.run(_CLOSE, approval=approval_id, w=self._workspace, to=status, at=at) == 1
 
-    def waits_for(self, tx: Tx, requester_id: str, most: int) -> int:
-        """Return how many requests of one requester are pending, ``most`` where there are more."""
-        row = tx.one(_COUNT_OF, w=self._workspace, requester=requester_id, most=most)
+    def waits_for(self, tx: Tx, account: str, most: int) -> int:
+        """Return how many requests of a requester and its child tokens are pending, ``most`` where there are more."""
+        row = tx.one(_COUNT_OF, w=self._workspace, account=account, most=most)
         return int(row[0]) if row else 0
 
     def waiting(self, tx: Tx, most: int) -> int:

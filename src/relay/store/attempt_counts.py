@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Integer, ScalarSelect, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Integer, ScalarSelect, Select, func, literal_column, select, union_all
 
 from relay.core.clock import DAY, HOUR
 from relay.core.ids import first_id
 from relay.store.reader import Reader
-from relay.store.tables import attempts
+from relay.store.tables import api_keys, attempts
 
 MOST_COUNTED: Final = 10_000
 """Where every count ends, so that none costs more than reading so many rows."""
@@ -43,7 +43,7 @@ class AttemptCounts:
     async def counted(
         self, workspace_id: str, principal_id: str, action: str, *, at: int, asked_at: int | None = None
     ) -> Counts:
-        """Return what a principal of a workspace has attempted at ``at``, in microseconds.
+        """Return what a principal of a workspace has attempted at ``at``, in microseconds, its child tokens included.
 
         With ``asked_at`` it is what it had attempted before that moment, in whose day and hour it is counted then:
         neither a step that was asked for at that moment nor what came after it is in it.
@@ -58,18 +58,25 @@ def counting(
 ) -> Select[tuple[int, ...]]:
     """Return the statement whose one row is the fields of :class:`Counts`."""
     moment = at if asked_at is None else asked_at
-    own = [
-        attempts.c.workspace_id == workspace_id,
-        attempts.c.principal_id == principal_id,
-        attempts.c.status.in_(_COUNTED),
-    ]
+    counted = [attempts.c.workspace_id == workspace_id, attempts.c.status.in_(_COUNTED)]
     if asked_at is not None:
-        own.append(attempts.c.id < first_id("att", asked_at))
+        counted.append(attempts.c.id < first_id("att", asked_at))
     today = attempts.c.id >= first_id("att", moment - moment % DAY)
     last_hour = attempts.c.id >= first_id("att", max(0, moment - HOUR))
-    return select(_count(*own, today), _count(*own, last_hour), _count(*own, today, attempts.c.action == action))
+    return select(
+        _count(principal_id, *counted, today),
+        _count(principal_id, *counted, last_hour),
+        _count(principal_id, *counted, today, attempts.c.action == action),
+    )
 
 
-def _count(*conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
-    some = select(literal_column("1")).select_from(attempts).where(*conditions).limit(_LIMIT).subquery()
+def _count(principal_id: str, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    one: ColumnElement[int] = literal_column("1", Integer)
+    own = select(one).select_from(attempts).where(attempts.c.principal_id == principal_id, *conditions)
+    of_children = (
+        select(one)
+        .select_from(api_keys.join(attempts, attempts.c.principal_id == api_keys.c.id))
+        .where(api_keys.c.parent_id == principal_id, *conditions)
+    )
+    some = union_all(own, of_children).limit(_LIMIT).subquery()
     return select(func.count()).select_from(some).scalar_subquery()

@@ -7,12 +7,13 @@ from relay.store.generation import Generation, poll
 from relay.store.reader import Reader, postgres_engine, sqlite_engine
 from relay.store.target import Target
 from relay.store.writer import Finish, Writer
+from relay.telemetry.metrics import Metrics
 
 
 class Database:
     """Opened by :meth:`start`, closed by :meth:`stop`, which writes what was accepted first."""
 
-    def __init__(self, target: Target, finish: Finish) -> None:
+    def __init__(self, target: Target, finish: Finish, metrics: Metrics | None = None) -> None:
         self.target = target
         self.generation = Generation()
         self.writer: Writer
@@ -20,12 +21,12 @@ class Database:
             from relay.store.sqlite import SqliteWriter
 
             assert target.path is not None
-            self.writer = SqliteWriter(target.path, finish, self.generation.changed)
+            self.writer = SqliteWriter(target.path, finish, self.generation.changed, metrics)
             self.reader = Reader(sqlite_engine(target.path))
         else:
             from relay.store.postgres import PostgresWriter
 
-            self.writer = PostgresWriter(target.conninfo, finish)
+            self.writer = PostgresWriter(target.conninfo, finish, metrics)
             self.reader = Reader(postgres_engine(target.url))
         self._poll: asyncio.Task[None] | None = None
 

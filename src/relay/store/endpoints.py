@@ -185,6 +185,7 @@ class EndpointRepository:
 
     def reseal(self, tx: Tx, sealed: Sealed) -> None:
         """Replace the envelope of an endpoint."""
+        sealed = sealed.renewed()
         tx.run(_RESEAL, endpoint=sealed.record_id, ws=self._workspace, sealed=sealed.body, kek=sealed.kek_id)
 
     async def find(self, reader: Reader, endpoint_id: str) -> EndpointRow | None:

@@ -1,13 +1,12 @@
 """Where everything stored secret lives: one row per envelope, so that rotation, purge and erasure have one place."""
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, select
 
 from relay.store.query import Query
 from relay.store.reader import Reader
 from relay.store.tables import envelopes
 from relay.store.writer import Tx
 
-_INSERT = Query(insert(envelopes))
 _DELETE = Query(
     delete(envelopes).where(
         envelopes.c.purpose == bindparam("p"),
@@ -29,20 +28,6 @@ class EnvelopeRepository:
 
     def __init__(self, workspace_id: str) -> None:
         self._workspace = workspace_id
-
-    def put(
-        self, tx: Tx, *, purpose: str, record_id: str, kek_id: str, body: bytes, expires_at: int | None = None
-    ) -> None:
-        """Store a sealed body; ``expires_at`` is when the purge may take it."""
-        tx.run(
-            _INSERT,
-            purpose=purpose,
-            record_id=record_id,
-            workspace_id=self._workspace,
-            kek_id=kek_id,
-            body=body,
-            expires_at=expires_at,
-        )
 
     def drop(self, tx: Tx, *, purpose: str, record_id: str) -> bool:
         """Delete an envelope; return whether there was one."""

@@ -19,6 +19,7 @@ from psycopg.rows import tuple_row
 from relay.store.link import STATEMENT_SECONDS, PatientConnection
 from relay.store.query import Query
 from relay.store.writer import BrokenBatch, Finish, StoreUnavailable, Tx, Writer, _Waiting
+from relay.telemetry.metrics import Metrics
 
 CONNECT_SECONDS: Final = 3
 _RESOLVE_ATTEMPTS: Final = 3
@@ -76,8 +77,8 @@ class PostgresTx(Tx):
 class PostgresWriter(Writer):
     """One connection, re-made when it is lost; ambiguous commits are settled by looking."""
 
-    def __init__(self, conninfo: str, finish: Finish) -> None:
-        super().__init__(finish)
+    def __init__(self, conninfo: str, finish: Finish, metrics: Metrics | None = None) -> None:
+        super().__init__(finish, metrics)
         self._conninfo = conninfo
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="relay-writer")
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None

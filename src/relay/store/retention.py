@@ -1,4 +1,4 @@
-"""Deleting what has had its time: envelopes, previews, plans, idempotency keys, received webhooks and their receipts.
+"""Deleting what has had its time: envelopes, previews, plans, idempotency keys, child tokens, received webhooks.
 
 Rows that others point at stay.
 """
@@ -11,14 +11,16 @@ from sqlalchemy import Table, bindparam, delete, select, tuple_
 
 from relay.core.clock import DAY, now
 from relay.store.query import Query
-from relay.store.tables import envelopes, idempotency, plans, previews
+from relay.store.tables import api_keys, envelopes, idempotency, plans, previews
 from relay.store.tables.budgets import budget_days, budget_holds, budget_members
 from relay.store.tables.policy import decisions, policy_replays
+from relay.store.tables.unusual import unusual_sightings
 from relay.store.tables.webhooks_in import webhook_events, webhook_receipts, webhook_receiver_secrets
 from relay.store.tables.webhooks_out import webhook_attempts, webhook_deliveries, webhook_messages, webhook_notices
 from relay.store.writer import StoreUnavailable, Tx, Writer
 
 PURGE_SECONDS: Final = 60.0
+CHILD_GRACE: Final = 7 * DAY
 _AT_ONCE: Final = 500
 
 log = logging.getLogger("relay.store")
@@ -30,6 +32,16 @@ def _purge(table: Table) -> Query:
     matched: Any = tuple_(*keys).in_(expired) if len(keys) > 1 else keys[0].in_(expired)
     return Query(delete(table).where(matched))
 
+
+_PURGE_CHILDREN: Final = Query(
+    delete(api_keys).where(
+        api_keys.c.id.in_(
+            select(api_keys.c.id)
+            .where(api_keys.c.parent_id.is_not(None), api_keys.c.expires_at < bindparam("at"))
+            .limit(_AT_ONCE)
+        )
+    )
+)
 
 # A used or expired preview or plan stays for a day, so that whoever comes late learns that it is gone, not unknown.
 _PURGES: Final = (
@@ -49,6 +61,9 @@ _PURGES: Final = (
     (_purge(webhook_events), 0),
     (_purge(webhook_receipts), 0),
     (_purge(webhook_receiver_secrets), 0),
+    # As long as what a child token has done counts as its parent's, its row says whose it is.
+    (_PURGE_CHILDREN, CHILD_GRACE),
+    (_purge(unusual_sightings), 0),
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from relay.store.query import Query
 from relay.store.writer import BrokenBatch, Finish, StoreUnavailable, Tx, Writer, _Waiting
+from relay.telemetry.metrics import Metrics
 
 BUSY_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.01
@@ -61,8 +62,14 @@ class SqliteTx(Tx):
 class SqliteWriter(Writer):
     """One connection, ``BEGIN IMMEDIATE``, commits in one thread of its own."""
 
-    def __init__(self, path: Path, finish: Finish, on_foreign_change: Callable[[], None]) -> None:
-        super().__init__(finish)
+    def __init__(
+        self,
+        path: Path,
+        finish: Finish,
+        on_foreign_change: Callable[[], None],
+        metrics: Metrics | None = None,
+    ) -> None:
+        super().__init__(finish, metrics)
         self._path = path
         self._on_foreign_change = on_foreign_change
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="relay-commit")

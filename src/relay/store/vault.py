@@ -1,10 +1,10 @@
 """Sealing and keeping in one place: JSON in, an envelope row out, and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import insert
 
-from relay.crypto.envelope import Envelopes
+from relay.crypto.envelope import Envelopes, sealed_with
 from relay.store.envelopes import EnvelopeRepository
 from relay.store.query import Query
 from relay.store.reader import Reader
@@ -24,6 +24,17 @@ class Sealed:
     kek_id: str
     body: bytes
     expires_at: int | None
+    keys: Envelopes = field(repr=False, compare=False)
+
+    def renewed(self) -> "Sealed":
+        """Return it under the key that seals now; to be called in the transaction that stores it.
+
+        The key may have changed since it was sealed, and nothing may be stored under one that is about to be retired.
+        """
+        if self.kek_id == self.keys.current:
+            return self
+        body = self.keys.rewrap(self.body, workspace=self.workspace_id, purpose=self.purpose, record=self.record_id)
+        return replace(self, kek_id=sealed_with(body), body=body)
 
 
 class Vault:
@@ -36,11 +47,12 @@ class Vault:
     def seal(self, plaintext: bytes, *, workspace: str, purpose: str, record_id: str, expires_at: int | None) -> Sealed:
         """Return the envelope of ``plaintext``, bound to workspace, purpose and record."""
         body = self._keys.seal(plaintext, workspace=workspace, purpose=purpose, record=record_id)
-        return Sealed(purpose, record_id, workspace, self._keys.current, body, expires_at)
+        return Sealed(purpose, record_id, workspace, sealed_with(body), body, expires_at, self._keys)
 
     @staticmethod
     def put(tx: Tx, sealed: Sealed) -> None:
         """Store an envelope as part of a unit."""
+        sealed = sealed.renewed()
         tx.run(
             _INSERT,
             purpose=sealed.purpose,

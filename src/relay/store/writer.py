@@ -8,6 +8,7 @@ wrong rolls the batch back, and its units run again, each in a transaction of it
 import asyncio
 import contextlib
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from relay.core.event import EventDraft
 from relay.store.query import Query
+from relay.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 Unit = Callable[["Tx"], T]
@@ -84,7 +86,13 @@ class BrokenBatch(Exception):
 class Writer(ABC):
     """Queue, batch and deliver. Subclasses know one database."""
 
-    def __init__(self, finish: Finish) -> None:
+    def __init__(self, finish: Finish, metrics: Metrics | None = None) -> None:
+        metrics = metrics or Metrics.off()
+        self._seconds = metrics.histogram("relay_audit_commit_seconds")
+        self._sizes = metrics.histogram("relay_audit_batch_size")
+        self._errors = metrics.counter("relay_audit_write_errors_total")
+        self.before: Callable[[Tx], None] | None = None
+        """Called at the beginning of each transaction; StoreUnavailable keeps all of it from being written."""
         self._finish = finish
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
@@ -114,6 +122,7 @@ class Writer(ABC):
         """
         room = MAX_WAITING + (RESERVED_FOR_OUTCOMES if outcome else 0)
         if self._closing or self._task is None or len(self._queue) >= room:
+            self._errors.add()
             raise StoreUnavailable("the writer takes no more work now")
         waiting = _Waiting(unit, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
@@ -145,6 +154,7 @@ class Writer(ABC):
             raise
         except BaseException as error:  # whatever it is, no caller may be left waiting
             log.exception("the writer failed")
+            self._errors.add()
             for waiting in batch:
                 waiting.error = waiting.error or error
         for waiting in batch:
@@ -160,6 +170,7 @@ class Writer(ABC):
             await self._commit(batch)
             return
         except StoreUnavailable as error:
+            self._errors.add()
             self._fail(batch, error)
             return
         except BrokenBatch:
@@ -175,15 +186,20 @@ class Writer(ABC):
                 await self._commit([waiting])
                 return
             except StoreUnavailable as error:
+                self._errors.add()
                 waiting.error = error
                 return
             except BrokenBatch as error:
                 waiting.error = error.__cause__ or error
                 if not self.lost_race(waiting.error) or attempt == ATTEMPTS_ALONE - 1:
+                    self._errors.add()
                     return
 
     async def _commit(self, batch: list[_Waiting]) -> None:
+        began = time.perf_counter()
         await self.transact(batch)
+        self._seconds.observe(time.perf_counter() - began)
+        self._sizes.observe(len(batch))
         for call in self._after_commit:
             call()
 
@@ -194,6 +210,8 @@ class Writer(ABC):
 
     def run_units(self, tx: Tx, batch: list[_Waiting]) -> None:
         """Run every unit on ``tx`` and append their audit events; for subclasses, inside a transaction."""
+        if self.before is not None:
+            self.before(tx)
         for waiting in batch:
             waiting.error = waiting.result = None
             before_writes, before_drafts = tx.writes, len(tx.drafts)

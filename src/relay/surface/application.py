@@ -1,6 +1,6 @@
 """The ASGI application: FastAPI's router and OpenAPI inside, the stamp outside, nothing between."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -15,6 +15,7 @@ from relay.core.facts import RequestFacts
 from relay.surface.declare import Admit, GuardedRoute, Routes
 from relay.surface.description import described
 from relay.surface.edge import Edge
+from relay.surface.observe import Observer
 from relay.surface.seal import seal
 from relay.surface.stamp import FACTS, Stamp
 
@@ -42,6 +43,7 @@ class RelayApp(FastAPI):
         self._initial_handlers = dict(self.exception_handlers)
         self._admit = admit
         self._direct: dict[tuple[str, str], GuardedRoute] = {}
+        self._plain: dict[str, frozenset[str]] = {}
 
     def openapi(self) -> dict[str, Any]:
         """Return the description of every route, made once."""
@@ -69,6 +71,10 @@ class RelayApp(FastAPI):
             scope["path_params"] = {}
             await route.serve(scope, receive, send)
             return
+        if (methods := self._plain.get(scope["path"])) is not None and not scope.get("root_path"):
+            # The router would go on to a route whose parameter this path could be.
+            await self.count(scope[FACTS])
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
         try:
             await self.router(scope, receive, send)
         except HTTPException as error:
@@ -85,6 +91,7 @@ class RelayApp(FastAPI):
             if not route.param_convertors
             for method in route.methods or ()
         }
+        self._plain = {path: frozenset(m for m, of in self._direct if of == path) for _, path in self._direct}
 
     async def count(self, facts: RequestFacts) -> None:
         """Count a request that no route will see; 429 when its address has had enough."""
@@ -92,6 +99,8 @@ class RelayApp(FastAPI):
 
     def declared(self, path: str) -> frozenset[str]:
         """Return the methods that are declared for a path; none where there is no route."""
+        if path in self._plain:
+            return self._plain[path]
         found: set[str] = set()
         for route in self.routes:
             if isinstance(route, GuardedRoute) and route.path_regex.match(path):
@@ -108,15 +117,21 @@ class RelayApp(FastAPI):
 
 
 def build_application(
-    groups: Iterable[Routes], admit: Admit, *, body_limit: int, body_seconds: float, edge: Edge | None = None
+    groups: Iterable[Routes],
+    admit: Admit,
+    *,
+    body_limit: int,
+    body_seconds: float,
+    edge: Edge | None = None,
+    observers: Sequence[Observer] = (),
 ) -> tuple[RelayApp, ASGIApp]:
     """Return the FastAPI application (for OpenAPI) and the sealed, stamped one that a server may serve.
 
     :class:`~relay.surface.seal.Unsealed` when a way in is not guarded. Without an ``edge`` only requests of this very
-    machine are served.
+    machine are served. ``observers`` are told of every request that the application sees.
     """
     app = RelayApp(admit)
     for group in groups:
         group.mount(app, admit, body_limit=body_limit, body_seconds=body_seconds)
     app.lead_directly(seal(app, admit))
-    return app, Stamp(app, edge, app.declared, app.count)
+    return app, Stamp(app, edge, app.declared, app.count, observers)

@@ -26,7 +26,14 @@ _REFUSED: Final[dict[str, Any]] = {
 _SCHEMES: Final[dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: relay_sk_…"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+    "operator": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "METRICS_TOKEN; a direct caller on the machine itself needs none.",
+    },
 }
+_SECURITY: Final[dict[str, Any]] = {"public": [], "signature": [], "operator": [{"operator": []}]}
+"""What other credentials than API keys admit."""
 _OWN_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
 
 
@@ -52,8 +59,7 @@ def described(document: dict[str, Any], routes: Iterable[GuardedRoute]) -> dict[
 
 
 def _describe(operation: dict[str, Any], route: GuardedRoute) -> None:
-    keyless = route.access.auth in ("public", "signature")
-    operation["security"] = [] if keyless else [{"bearer": []}, {"apiKey": []}]
+    operation["security"] = _SECURITY.get(route.access.auth, [{"bearer": []}, {"apiKey": []}])
     operation["x-required-scopes"] = sorted(route.access.scopes)
     if "description" in operation:
         operation["description"] = operation["description"].replace("``", "`")

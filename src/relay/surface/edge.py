@@ -11,13 +11,15 @@ from relay.core.forwarding import is_forwarded
 from relay.core.ids import new_id
 from relay.core.networks import address_of
 from relay.core.problem import HttpsRequired
-from relay.crypto.api_key import API_KEY_PATTERN
 from relay.limits.client_address import ProxyTrust
 from relay.settings.model import Settings
 from relay.surface.answers import BASE_HEADERS, HSTS, EmptyAnswer, Header
 from relay.surface.cors import VARY, Cors, Declared
 from relay.surface.hosts import Hosts, is_loopback_host
+from relay.telemetry.redaction import redact_text
 
+METRICS: Final = "/metrics"
+"""Path that Prometheus asks of each replica by the replica's own address, which no public URL names."""
 PROBES: Final = frozenset({"/health", "/ready"})
 """Paths that orchestrators ask by whatever address they know, over plain HTTP."""
 
@@ -26,11 +28,11 @@ _AS_IT_IS: Final = "/%:=&?~+!$,;'@()*[]"
 
 
 def _kept(given: bytes | None) -> str | None:
-    """Return a caller's own request id if it is one; an API key sent by mistake would be recorded for ever."""
+    """Return a caller's own request id if it is one; a credential sent by mistake would be recorded for ever."""
     if given is None or _REQUEST_ID.fullmatch(given) is None:
         return None
     text = given.decode()
-    return None if API_KEY_PATTERN.search(text) else text
+    return text if redact_text(text) == text else None
 
 
 class Edge:
@@ -76,7 +78,8 @@ class Edge:
 
         Refused with 400 and 421 by ``Host``, with 403 when it came over plain HTTP and should not.
         """
-        if scope["path"] in PROBES:
+        path = scope["path"]
+        if path in PROBES or (path == METRICS and not is_forwarded(name for name, _ in facts.headers)):
             return None
         host = facts.header(b"host")
         self._hosts.require(host, scope.get("server"))

@@ -5,8 +5,7 @@ It also gives every request its id, turns every exception into a problem and add
 
 import asyncio
 import logging
-import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -14,12 +13,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.core.admission import Admission
 from relay.core.facts import RequestFacts
-from relay.core.problem import BadRequest, Internal, Limited, MethodNotAllowed, NotFound, Problem, Unavailable
+from relay.core.problem import (
+    AddressNotAllowed,
+    BadRequest,
+    InsufficientScope,
+    Internal,
+    Limited,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    Unauthenticated,
+    Unavailable,
+)
 from relay.limits.headers import wait_of
 from relay.store.writer import StoreUnavailable
 from relay.surface.answers import EmptyAnswer, Header, document_headers, send_problem
 from relay.surface.cors import Declared
 from relay.surface.edge import Edge
+from relay.surface.observe import BROKEN, CLIENT_GONE, GONE, LOCK_BROKEN, Observation, Observer
+from relay.telemetry.lines import frames_of
+from relay.telemetry.logs import FIELDS
 
 FACTS: Final = "relay.facts"
 ADMISSION: Final = "relay.admission"
@@ -41,16 +54,23 @@ class Stamp:
     """Wraps the whole application. Websockets are refused: no route is one.
 
     ``edge`` settles what comes before any route; ``declared`` tells it which there are. ``count`` is called for each
-    request that gets no further than the edge, so that those are limited like all others.
+    request that gets no further than the edge, so that those are limited like all others. ``observers`` are told of
+    every request.
     """
 
     def __init__(
-        self, app: ASGIApp, edge: Edge | None = None, declared: Declared = _no_route, count: Count | None = None
+        self,
+        app: ASGIApp,
+        edge: Edge | None = None,
+        declared: Declared = _no_route,
+        count: Count | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._app = app
         self._edge = edge or Edge()
         self._declared = declared
         self._count = count
+        self._observers = tuple(observers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -65,11 +85,23 @@ class Stamp:
         facts = self._edge.facts_of(scope)
         scope[FACTS] = facts
         stamped = _Stamped(scope, facts, self._edge.headers(facts), send)
+        observation = Observation(self._observers, facts)
+        try:
+            await self._answered(scope, receive, facts, stamped, send)
+        except BaseException:
+            stamped.broken = True
+            raise
+        finally:
+            observation.end(stamped.outcome(), stamped.sent, stream=stamped.stream)
+
+    async def _answered(
+        self, scope: Scope, receive: Receive, facts: RequestFacts, stamped: "_Stamped", send: Send
+    ) -> None:
         try:
             own = await self._own_answer(scope, facts)
             if own is not None:
                 # Past the stamp, by a way that the application does not have: it is not asked, and there is no body.
-                stamped.started = True
+                stamped.started, stamped.status = True, own.status
                 await _send_empty(send, own, stamped.headers(own.headers))
                 return
             await self._app(scope, receive, stamped)
@@ -106,7 +138,7 @@ async def _send_empty(send: Send, answer: EmptyAnswer, headers: list[Any]) -> No
 class _Stamped:
     """The ``send`` of one request: it lets successes out that were admitted, and gives every answer its headers."""
 
-    __slots__ = ("_base", "_facts", "_scope", "_send", "started")
+    __slots__ = ("_base", "_facts", "_scope", "_send", "broken", "sent", "started", "status", "stream")
 
     def __init__(self, scope: Scope, facts: RequestFacts, base: tuple[Header, ...], send: Send) -> None:
         self._scope = scope
@@ -114,15 +146,29 @@ class _Stamped:
         self._base = base
         self._send = send
         self.started = False
+        self.broken = False
+        self.status = BROKEN
+        self.sent = 0
+        self.stream = False
+
+    def outcome(self) -> int:
+        """Return the status that the request is observed with, at its end."""
+        gone = self._scope.get(GONE)
+        if gone is not None and gone():
+            return CLIENT_GONE
+        return BROKEN if self.broken and self.started and self.status < BROKEN else self.status
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             if message["status"] < 400:
                 _require_admission(self._scope, self._facts)
+            self.stream = any(_is_event_stream(header) for header in message.get("headers", ()))
             message["headers"] = self.headers(message.get("headers", ()))
-            self.started = True
+            self.started, self.status = True, message["status"]
         elif not self.started:
             raise Unstamped(f"{self._scope['method']} sent {message['type']} before an answer had begun")
+        else:
+            self.sent += len(message.get("body", b""))
         await self._send(message)
 
     def headers(self, sent: Iterable[Header]) -> list[Any]:
@@ -131,9 +177,14 @@ class _Stamped:
         return document_headers(sent, facts.request_id.encode(), self._base, facts.quotas)
 
 
+def _is_event_stream(header: Header) -> bool:
+    return header[0] == b"content-type" and header[1].startswith(b"text/event-stream")
+
+
 def _reported(error: Exception, scope: Scope, facts: RequestFacts) -> Problem:
     """Return the problem that an exception is to this caller; one that is Relay's own fault is logged."""
     problem = problem_of(error)
+    facts.refused = LOCK_BROKEN if isinstance(error, Unstamped) else facts.refused or _refusal_of(problem)
     if isinstance(problem, Limited):
         problem.postpone(wait_of(facts.quotas))
     if isinstance(error, StoreUnavailable):
@@ -141,6 +192,15 @@ def _reported(error: Exception, scope: Scope, facts: RequestFacts) -> Problem:
     elif not isinstance(error, Problem) and problem.status >= 500:
         log_failure(facts, scope, error)
     return problem
+
+
+def _refusal_of(problem: Problem) -> str:
+    """Return what was wrong with the credential, empty where it was not that."""
+    if isinstance(problem, Unauthenticated):
+        return problem.reason
+    if isinstance(problem, AddressNotAllowed):
+        return "address_not_allowed"
+    return "insufficient_scopes" if isinstance(problem, InsufficientScope) else ""
 
 
 def _require_admission(scope: Scope, facts: RequestFacts) -> None:
@@ -171,6 +231,7 @@ def _of_status(error: HTTPException) -> Problem:
 
 def log_failure(facts: RequestFacts, scope: Scope, error: Exception) -> None:
     """Log where it broke. The exception's text stays out: it may quote what the caller sent."""
-    extra: dict[str, Any] = {"request_id": facts.request_id, "route": facts.route, "error": type(error).__name__}
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    log.error("%s %s failed: %s\n%s", scope["method"], facts.route or "?", type(error).__name__, frames, extra=extra)
+    name = type(error).__name__
+    extra: dict[str, Any] = {"request_id": facts.request_id, "route": facts.route, "error": name}
+    extra[FIELDS] = {"traceback": frames_of(error)}
+    log.error("%s %s failed: %s", scope["method"], facts.route or "?", name, extra=extra)

@@ -7,17 +7,19 @@ limits, time-outs, the few forms that it takes and Relay does not, and answers t
 import asyncio
 import json
 from asyncio import TimerHandle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from relay.core.facts import RequestFacts
 from relay.core.ids import new_id
 from relay.core.problem import BadRequest, HeadTooLarge, Problem, RequestTimeout, Unavailable
 from relay.settings.model import Settings
 from relay.surface.answers import PROBLEM_TYPE, Header, document_headers, raw_headers
 from relay.surface.edge import edge_of
+from relay.surface.observe import GONE, Answered, Observer, tell
 
 MAX_TARGET_BYTES: Final = 8_192
 MAX_HEAD_BYTES: Final = 32_768
@@ -33,19 +35,27 @@ _FRAMING: Final = frozenset((b"expect", b"transfer-encoding"))
 class Wire:
     """What the connections of one server share: the bounds, and which of them could be closed first.
 
-    ``idle`` are those without a whole request, longest first: nothing was promised to them.
+    ``idle`` are those without a whole request, longest first: nothing was promised to them. ``observers`` are told of
+    what no application sees.
     """
 
     def __init__(
-        self, *, headers: Iterable[Header], head_seconds: float, keep_alive_seconds: float, max_connections: int
+        self,
+        *,
+        headers: Iterable[Header],
+        head_seconds: float,
+        keep_alive_seconds: float,
+        max_connections: int,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.headers: Final = tuple(headers)
         self.head_seconds: Final = head_seconds
         self.keep_alive_seconds: Final = keep_alive_seconds
         self.max_connections: Final = max_connections
+        self.observers: Final = tuple(observers)
         self.idle: dict[RelayProtocol, None] = {}
 
-    def answer(self, problem: Problem, default_headers: Iterable[Header]) -> bytes:
+    def answer(self, problem: Problem, default_headers: Iterable[Header], peer: str) -> bytes:
         """Return a whole answer, for a request that no application has seen; it ends the connection."""
         request_id = new_id("req")
         body = json.dumps(problem.document("", request_id), ensure_ascii=False, separators=(",", ":")).encode()
@@ -57,16 +67,19 @@ class Wire:
             *raw_headers(problem.headers),
         ]
         lines = [b"%b: %b\r\n" % header for header in document_headers(own, request_id.encode(), self.headers)]
+        facts = RequestFacts(request_id, peer, "", [], peer=peer)
+        tell(self.observers, Answered(facts, problem.status, 0.0, len(body), stream=False, principal="", workspace=""))
         return b"".join((STATUS_LINE[problem.status], *lines, b"\r\n", body))
 
 
-def protocol_for(settings: Settings) -> type[HttpToolsProtocol]:
-    """Return the protocol that a server with these settings speaks."""
+def protocol_for(settings: Settings, observers: Sequence[Observer] = ()) -> type[HttpToolsProtocol]:
+    """Return the protocol that a server with these settings speaks; it tells ``observers`` what it cannot read."""
     wire = Wire(
         headers=edge_of(settings).headers(None),
         head_seconds=settings.header_timeout_seconds,
         keep_alive_seconds=settings.keep_alive_seconds,
         max_connections=settings.max_connections,
+        observers=observers,
     )
     return type("Protocol", (RelayProtocol,), {"wire": wire})
 
@@ -194,6 +207,8 @@ class RelayProtocol(HttpToolsProtocol):
         self._no_timer()
         self.wire.idle.pop(self, None)
         super().on_headers_complete()
+        cycle = self.cycle
+        self.scope[GONE] = lambda: cycle.disconnected  # type: ignore[typeddict-unknown-key]  # the stamp looks for it
         self.cycle.transport = self._gentle  # type: ignore[assignment]  # it has what the cycle uses of one
         if self.expect_100_continue:
             # Who is refused may leave the body out or send it all the same: what comes next is not for guessing.
@@ -260,7 +275,8 @@ class RelayProtocol(HttpToolsProtocol):
         self.close_gently()
 
     def _say(self, problem: Problem) -> None:
-        self.transport.write(self.wire.answer(problem, self.server_state.default_headers))
+        peer = self.client[0] if self.client else ""
+        self.transport.write(self.wire.answer(problem, self.server_state.default_headers, peer))
 
     def close_gently(self) -> None:
         """Close after what was written. While more is arriving the caller has a moment to read it first.

@@ -1,9 +1,9 @@
 """Every metric that Relay has: name, kind, meaning and labels. A new part declares its metrics here, and nowhere else.
 
-A name is a promise: the table in the documentation, the alert rules and the dashboards are held against this list. Every
-value of a label is known when the process starts, so that each series exists from the first scrape on (a counter that
-appears with its first event hides that event from ``increase()``). What a caller chooses, an address, a workspace or an
-id never becomes a label.
+A name is a promise: the table in the documentation, the alert rules and the dashboards are held against this list.
+Every value of a label is known when the process starts, so that each series exists from the first scrape on (a counter
+that appears with its first event hides that event from ``increase()``). What a caller chooses, an address, a workspace
+or an id never becomes a label.
 
 Gauges marked ``shared`` say something about the database, which every replica reports alike: take ``max`` of them over
 instances, never ``sum``.
@@ -18,7 +18,7 @@ Kind = Literal["counter", "gauge", "histogram", "info"]
 ROUTES: Final = "route"
 """Values: the templates of the sealed routes, and ``(none)`` for what no route answered."""
 ACTIONS: Final = "action"
-"""Values: the names of the actions in the catalogue."""
+"""Values: the names of the actions in the catalogue, and ``(other)`` for one that is there no more."""
 CHECKS: Final = "check"
 """Values: the names of the checks of ``relay doctor``."""
 OPEN: Final = frozenset({ROUTES, ACTIONS, CHECKS})
@@ -30,7 +30,12 @@ SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. ``labels`` maps each label to its values, or to the name of a set in :data:`OPEN`."""
+    """One metric. ``labels`` maps each label to its values, or to the name of a set in :data:`OPEN`.
+
+    ``series`` lists the combinations of label values that there are, where not every one is possible. A gauge that
+    is not ``shared`` is each process's own; a scrape of several processes shows the greatest of those alive, or with
+    ``summed`` their sum.
+    """
 
     name: str
     kind: Kind
@@ -38,9 +43,12 @@ class Metric:
     labels: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
     shared: bool = False
+    summed: bool = False
+    series: tuple[tuple[str, ...], ...] = ()
 
 
 VIOLATIONS: Final[dict[str, str]] = {
+    "late_outcome": "warning",
     "revoked_key_used": "warning",
     "many_keys_one_address": "warning",
     "key_leaked": "critical",
@@ -55,7 +63,7 @@ except ``many_keys_one_address``, which therefore is no more than a warning."""
 AUTH_REASONS: Final = (
     "missing_token",
     "invalid_token",
-    "conflicting_tokens",
+    "dead_credential",
     "address_not_allowed",
     "quarantined",
     "insufficient_scopes",
@@ -70,6 +78,7 @@ METRICS: Final = (
         "counter",
         "Security violations; the workspace stands in the audit event.",
         {"type": tuple(VIOLATIONS), "severity": ("warning", "critical")},
+        series=tuple(VIOLATIONS.items()),
     ),
     Metric(
         "auth_failures_total",
@@ -96,6 +105,7 @@ METRICS: Final = (
         "counter",
         "Decisions of policies.",
         {"effect": ("allow", "require_approval", "deny"), "error": ("false", "true")},
+        series=(("allow", "false"), ("require_approval", "false"), ("deny", "false"), ("deny", "true")),
     ),
     Metric(
         "relay_attempts_total",
@@ -110,6 +120,12 @@ METRICS: Final = (
         "Plan runs that have not ended, by state.",
         {"state": ("queued", "running", "pending_approval")},
         shared=True,
+    ),
+    Metric(
+        "relay_runs_ended_total",
+        "counter",
+        "Plan runs that came to an end.",
+        {"outcome": ("succeeded", "failed", "cancelled", "unknown")},
     ),
     Metric("relay_approvals_waiting", "gauge", "Requests that wait for approval.", shared=True),
     Metric("relay_approvals_oldest_seconds", "gauge", "Age of the oldest of them; 0 without any.", shared=True),
@@ -172,7 +188,13 @@ METRICS: Final = (
     ),
     Metric("relay_keys", "gauge", "API keys that live.", {"kind": ("agent", "person")}, shared=True),
     Metric("relay_secret_age_seconds", "gauge", "Since when a secret is in use.", {"secret": SECRETS}, shared=True),
-    Metric("relay_secret_period_seconds", "gauge", "After which age a secret should be rotated.", {"secret": SECRETS}),
+    Metric(
+        "relay_secret_period_seconds",
+        "gauge",
+        "After which age a secret should be rotated.",
+        {"secret": SECRETS},
+        shared=True,
+    ),
     Metric(
         "relay_kill_switch_on",
         "gauge",
@@ -194,6 +216,33 @@ METRICS: Final = (
         "1 while a mode is on that skips a credential.",
         {"mode": ("dev_auth", "unsigned_webhooks")},
     ),
-    Metric("relay_processes", "gauge", "Processes that this scrape counts together.", {"kind": ("server", "worker")}),
+    Metric(
+        "relay_processes",
+        "gauge",
+        "Processes that this scrape counts together.",
+        {"kind": ("server", "worker")},
+        summed=True,
+    ),
+    Metric(
+        "relay_metrics_undeclared_total",
+        "counter",
+        "Events that could not be counted, since a label had a value that is not declared: a defect of Relay.",
+    ),
+    Metric(
+        "relay_metrics_source_up",
+        "gauge",
+        "0 while what is read at a scrape could not be read in time; its gauges are missing then.",
+        {"source": ("database", "keys", "secrets")},
+        shared=True,
+    ),
     Metric("relay_build_info", "info", "1, with the version of Relay and of Python.", {"version": (), "python": ()}),
+    Metric(
+        "relay_http_destination_errors_total",
+        "counter",
+        "Requests answered 502 or 504, which tell of a destination; relay_http_requests_total counts them as 5xx.",
+        {"route": ROUTES},
+    ),
 )
+
+BY_NAME: Final = {metric.name: metric for metric in METRICS}
+"""The metrics by their names."""

@@ -21,6 +21,8 @@ from relay.store.database import Database
 from relay.store.deliveries import DeliveriesOfAllWorkspaces
 from relay.store.endpoints import EndpointsOfAllWorkspaces
 from relay.store.writer import StoreUnavailable
+from relay.telemetry import context
+from relay.telemetry.spans import Value, cause_of, root
 from relay.webhooks.journal import ERASED, Attempted, Claim, Journal
 from relay.webhooks.outbox import Outbox
 from relay.webhooks.places import Places
@@ -88,6 +90,7 @@ class Sender:
         self._journal = journal
         self._client = client
         self._queue = queue
+        self._outbox = outbox
         self._concurrency = schedule.concurrency
         self._timeout = schedule.timeout / MICROSECONDS
         self._lease = schedule.lease / MICROSECONDS
@@ -230,7 +233,27 @@ class Sender:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _attempt(self, claim: Claim) -> Attempted | None:
-        """Make one attempt; None when the lease was over before anything left."""
+        """Make one attempt, as its own trace; None when the lease was over before anything left."""
+        row = claim.delivery
+        request_id = self._outbox.request_of(row.message_id)
+        about: dict[str, Value] = {
+            "relay.delivery_id": row.id,
+            "relay.event_type": row.type,
+            "relay.attempt": row.attempts + 1,
+        }
+        with (
+            context.alone(request_id=request_id, workspace=row.workspace_id, delivery_id=row.id),
+            root("webhook delivery", "producer", cause=cause_of(request_id), about=about) as recording,
+        ):
+            done = await self._attempted(claim)
+            if done is not None and done.status_code is not None:
+                recording.set(http__response__status_code=done.status_code)
+            if done is not None and done.error is not None:
+                recording.fail(done.error[0])
+                log.info("delivery %s of %s failed: %s", row.id, row.type, done.error[0])
+            return done
+
+    async def _attempted(self, claim: Claim) -> Attempted | None:
         at, began = now(), time.monotonic()
 
         def took() -> int:

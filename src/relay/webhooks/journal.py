@@ -1,12 +1,13 @@
 """The transitions of deliveries, each one transaction: what an attempt came to, and the claim of the next."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import and_, bindparam, insert, select
 
 from relay.core.clock import now
-from relay.crypto.envelope import Envelopes
+from relay.crypto.envelope import Envelopes, sealed_with
 from relay.store.database import Database
 from relay.store.deliveries import AttemptRow, DeliveriesOfAllWorkspaces, DeliveryRepository, DeliveryRow
 from relay.store.endpoints import PURPOSE as ENDPOINT_PURPOSE
@@ -14,6 +15,7 @@ from relay.store.endpoints import EndpointRepository, EndpointRow, EndpointsOfAl
 from relay.store.query import Query
 from relay.store.tables import envelopes as envelopes_table
 from relay.store.writer import Tx
+from relay.telemetry.metrics import Metrics
 from relay.webhooks.health import close_stranded, note_failure, note_success
 from relay.webhooks.outbox import PURPOSE as MESSAGE_PURPOSE
 from relay.webhooks.outbox import Outbox
@@ -90,7 +92,11 @@ class Journal:
         keys: Envelopes,
         outbox: Outbox,
         schedule: Schedule,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics.off()
+        self._deliveries = metrics.counter("relay_webhook_deliveries_total")
+        self._seconds = metrics.histogram("relay_webhook_delivery_duration_seconds")
         self._database = database
         self._keys = keys
         self._outbox = outbox
@@ -102,11 +108,10 @@ class Journal:
         None when nothing is due, as many as may be are under way, or the endpoint is paused or disabled.
         StoreUnavailable when neither could be written.
         """
-        answer = None if done is None else self._sealed_answer(done)
 
         def unit(tx: Tx) -> _Found | None:
             if done is not None:
-                self._finish(tx, done, answer)
+                self._finish(tx, done)
             return self._claim(tx, endpoint_id)
 
         found = await in_turn(self._database.writer, unit, outcome=done is not None)
@@ -114,8 +119,7 @@ class Journal:
 
     async def finish(self, done: Attempted) -> None:
         """Write what an attempt came to."""
-        answer = self._sealed_answer(done)
-        await in_turn(self._database.writer, lambda tx: self._finish(tx, done, answer), outcome=True)
+        await in_turn(self._database.writer, lambda tx: self._finish(tx, done), outcome=True)
 
     async def give_back(self, claim: Claim) -> None:
         """Return a delivery that was not attempted: it is due at once, and counts no attempt."""
@@ -153,7 +157,7 @@ class Journal:
         body = tx.one(_BODY, message=due.message_id, ws=endpoint.workspace_id)
         return _Found(endpoint, due, suspect, config, bytes(body[0]) if body else None)
 
-    def _finish(self, tx: Tx, done: Attempted, answer: dict[str, Any] | None) -> None:
+    def _finish(self, tx: Tx, done: Attempted) -> None:
         row, at = done.claim.delivery, now()
         endpoint = EndpointRepository(row.workspace_id).lock(tx, row.endpoint_id)
         deliveries = DeliveryRepository(row.workspace_id)
@@ -172,8 +176,11 @@ class Journal:
         )
         if not moved:  # the lease ran out and another attempt counts
             return
+        outcome = "delivered" if done.succeeded else "dead" if wait is None else "failed"
+        tx.after_commit.append(partial(self._count, outcome, done.duration_ms / 1000))
         deliveries.insert_attempt(tx, _attempt(done, made))
-        if answer is not None:
+        # Sealed here, since the key may have changed since the answer came.
+        if (answer := self._sealed_answer(done)) is not None:
             tx.run(_PUT, **answer)
         if endpoint is None:
             return
@@ -182,17 +189,22 @@ class Journal:
         elif done.claim.body is not None:
             note_failure(tx, self._outbox, self._schedule, endpoint, at, done.status_code or 0)
 
+    def _count(self, outcome: str, seconds: float) -> None:
+        self._deliveries.add(outcome)
+        self._seconds.observe(seconds)
+
     def _sealed_answer(self, done: Attempted) -> dict[str, Any] | None:
         if not done.answer:
             return None
         row = done.claim.delivery
         record = answer_id(row.id, row.attempts + 1)
+        body = self._keys.seal(done.answer, workspace=row.workspace_id, purpose=ANSWER_PURPOSE, record=record)
         return {
             "purpose": ANSWER_PURPOSE,
             "record_id": record,
             "workspace_id": row.workspace_id,
-            "kek_id": self._keys.current,
-            "body": self._keys.seal(done.answer, workspace=row.workspace_id, purpose=ANSWER_PURPOSE, record=record),
+            "kek_id": sealed_with(body),
+            "body": body,
             "expires_at": row.expires_at,
         }
 

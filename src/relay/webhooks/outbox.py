@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from relay.core.clock import DAY, iso, now
 from relay.core.event import EventDraft
 from relay.core.ids import new_id
-from relay.crypto.envelope import Envelopes
+from relay.crypto.envelope import Envelopes, sealed_with
 from relay.store.deliveries import DeliveryRow, insert_deliveries, insert_messages, new_delivery
 from relay.store.endpoints import EndpointsOfAllWorkspaces
 from relay.store.generation import Generation
@@ -24,6 +24,7 @@ from relay.store.writer import BrokenBatch, Tx
 from relay.webhooks.types import EventType, expand, type_of
 
 PURPOSE: Final = "webhook-message"
+MAX_REMEMBERED: Final = 4096
 LEAST_RETENTION: Final = 3 * DAY
 """Longer than the last retry can be away, or an event would be erased before it was given up."""
 
@@ -62,6 +63,7 @@ class Outbox:
         self._number: int | None = None
         self._routes: Routes = {}
         self._changed_in: Tx | None = None
+        self._requests: dict[str, str] = {}
         self._wake: Wake | None = None
 
     def follow(self, generation: Generation) -> None:
@@ -88,6 +90,7 @@ class Outbox:
         for kind, draft in told:
             if endpoints := routes.get(draft.workspace_id, {}).get(kind.name):
                 found.append(_message(kind, draft, endpoints))
+                self._remember(found[-1].id, draft.request_id)
         if found:
             self.put(tx, found)
 
@@ -114,6 +117,20 @@ class Outbox:
         self.due(tx, {delivery.endpoint_id for delivery in deliveries})
         return deliveries
 
+    def request_of(self, message_id: str) -> str:
+        """Return the id of the request that led to a message, empty where this process does not know it (any more).
+
+        For logs and traces alone: it is kept in memory, and for the newest messages.
+        """
+        return self._requests.get(message_id, "")
+
+    def _remember(self, message_id: str, request_id: str) -> None:
+        if not request_id:
+            return
+        self._requests[message_id] = request_id
+        if len(self._requests) > MAX_REMEMBERED:
+            self._requests.pop(next(iter(self._requests)), None)
+
     def due(self, tx: Tx, endpoints: Iterable[str]) -> None:
         """Wake whoever sends to these endpoints once the transaction is durable."""
         wake, woken = self._wake, frozenset(endpoints)
@@ -138,12 +155,13 @@ class Outbox:
         return self._routes
 
     def _sealed(self, message: Message, until: int) -> dict[str, Any]:
+        body = self._keys.seal(message.body, workspace=message.workspace_id, purpose=PURPOSE, record=message.id)
         return {
             "purpose": PURPOSE,
             "record_id": message.id,
             "workspace_id": message.workspace_id,
-            "kek_id": self._keys.current,
-            "body": self._keys.seal(message.body, workspace=message.workspace_id, purpose=PURPOSE, record=message.id),
+            "kek_id": sealed_with(body),
+            "body": body,
             "expires_at": until,
         }
 

@@ -7,7 +7,7 @@ bear another one.
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -37,6 +37,7 @@ from relay.store.received import BODY_PURPOSE, Receipt, ReceivedRepository, Rece
 from relay.store.receivers import SECRET_PURPOSE, ReceiverRow, find_for_delivery
 from relay.store.vault import Vault
 from relay.store.writer import Tx
+from relay.telemetry.metrics import Metrics
 from relay.webhooks.receive_body import Reading, read_body
 
 OWN_ID: Final = "relay"
@@ -86,9 +87,10 @@ class _Party:
 class Receiving:
     """What receivers of one database are sent.
 
-    ``own_secret`` is the secret of ``/webhooks/relay``, None when there is none; ``legacy_end`` is the moment from
-    which a legacy one is refused. ``retention`` is how long events are kept, in microseconds. ``may_skip`` says of a
-    request that it needs no signature: never, but where the operator allows that on this machine.
+    ``own_secrets`` returns the secrets that ``/webhooks/relay`` accepts at a moment, none when there are none;
+    ``legacy_end`` is the moment from which a legacy one is refused. ``retention`` is how long events are kept, in
+    microseconds. ``may_skip`` says of a request that it needs no signature: never, but where the operator allows that
+    on this machine.
     """
 
     def __init__(
@@ -97,15 +99,17 @@ class Receiving:
         envelopes: Envelopes,
         vault: Vault,
         *,
-        own_secret: str | None,
+        own_secrets: Callable[[int], Sequence[str]],
         legacy_end: int | None,
         retention: int,
         may_skip: Callable[[RequestFacts], bool],
+        metrics: Metrics | None = None,
     ) -> None:
+        self._received = (metrics or Metrics.off()).counter("relay_webhooks_received_total")
         self._database = database
         self._envelopes = envelopes
         self._vault = vault
-        self._own = _own(own_secret) if own_secret is not None else None
+        self._own_secrets = own_secrets
         self._legacy_end = legacy_end
         self._retention = retention
         self._may_skip = may_skip
@@ -119,14 +123,15 @@ class Receiving:
         secret, or the database does not answer. Total over whatever bytes were sent.
         """
         given = evidence.parameters.get("receiver")
-        if given is None and self._own is None:
+        if given is None and not self._own_secrets(now()):
             raise Unavailable("WEBHOOK_SIGNING_SECRET is not set, so nothing can be verified here.", retry_after=60)
         body = await evidence.read()
         at = now()
-        party = self._installation(at) if given is None else await self._party(str(given), at)
-        verdict = verify(party.scheme, party.keys(), facts.header, body, now=at)
-        if party.scheme == "legacy" and facts.repeats(b"x-webhook-version"):
-            verdict = Refused("malformed")
+        parties = self._installation(at) if given is None else [await self._party(str(given), at)]
+        # Every secret is tried, so that time does not tell which one of them signed.
+        verdicts = [_verdict(party, facts, body, at) for party in parties]
+        chosen = next((number for number, found in enumerate(verdicts) if isinstance(found, Verified)), 0)
+        party, verdict = parties[chosen], verdicts[chosen]
         if not party.known:
             raise BadSignature(reason="unknown_receiver")
         if isinstance(verdict, Verified):
@@ -168,6 +173,8 @@ class Receiving:
             return None
 
         first = await self._database.writer.run(unit)
+        if first is not None:  # what was stored is counted with its audit event
+            self._received.add("true")
         return Accepted(first or row.id, first is not None, signed.unsigned)
 
     async def try_out(self, receiver: ReceiverRow, principal: str, request_id: str) -> Accepted:
@@ -190,9 +197,13 @@ class Receiving:
         assert isinstance(accepted, Accepted)
         return accepted
 
-    def _installation(self, at: int) -> _Party:
-        assert self._own is not None
-        return self._stand_in() if self._own.scheme == "legacy" and at >= (self._legacy_end or 0) else self._own
+    def _installation(self, at: int) -> list[_Party]:
+        """Return who may sign for ``/webhooks/relay``: one party for each of its secrets."""
+        parties = list(map(_own, self._own_secrets(at)))
+        return [
+            self._stand_in() if party.scheme == "legacy" and at >= (self._legacy_end or 0) else party
+            for party in parties
+        ] or [self._stand_in()]
 
     async def _party(self, receiver_id: str, at: int) -> _Party:
         wanted = receiver_id if _ID.fullmatch(receiver_id) else _NOBODY
@@ -232,6 +243,12 @@ class Receiving:
             received_at=at,
             expires_at=at + self._retention,
         )
+
+
+def _verdict(party: _Party, facts: RequestFacts, body: bytes, at: int) -> Verified | Refused:
+    if party.scheme == "legacy" and facts.repeats(b"x-webhook-version"):
+        return Refused("malformed")
+    return verify(party.scheme, party.keys(), facts.header, body, now=at)
 
 
 def _own(secret: str) -> _Party:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from relay.audit.violations import TAGS_OF_VIOLATIONS, violation_of
 from relay.core.clock import iso
 from relay.core.event import EventDraft
+from relay.telemetry.catalogue import UNUSUAL
 
 ANY: Final = "*"
 
@@ -128,11 +130,20 @@ _APPROVAL: Final = (
     noted("attempt_id", _id("att"), _example_id("att")),
     noted("requested_by", _TEXT, _example_id("key")),
 )
-_KINDS: Final = {
-    "gate:action:late_outcome": "late_outcome",
-    "identity:key:revoked_used": "revoked_key_used",
-    "audit:log:broken": "audit_log_broken",
-}
+
+
+_TOLD: Final = {kind: tag for kind, tag in TAGS_OF_VIOLATIONS.items() if kind != "many_keys_one_address"}
+"""The violations that are of a workspace; keys that strangers make up belong to none."""
+
+
+def _violation_kind(draft: EventDraft) -> str:
+    found = violation_of(draft.tag)
+    return "" if found is None else found.kind
+
+
+def _severity(draft: EventDraft) -> str:
+    found = violation_of(draft.tag)
+    return "" if found is None else found.severity
 
 
 def _ended(outcome: str, description: str, *more: Source) -> EventType:
@@ -219,6 +230,12 @@ CATALOGUE: Final[tuple[EventType, ...]] = (
     _key("rotated", "An API key got a successor and an end date."),
     _key("revoked", "An API key was revoked."),
     _key(
+        "quarantined",
+        "An API key was put into quarantine: it opens nothing until a person releases it.",
+        noted("reason", {"enum": ["by_person", "honey_action_used", "honey_key_used"]}, "honey_action_used"),
+    ),
+    _key("released", "An API key was released from quarantine."),
+    _key(
         "expiring",
         "An API key ends soon: sent once 14 days before its end and once 3 days before.",
         noted("expires_at", _TIME, "2030-01-15T00:00:00.000000Z"),
@@ -227,11 +244,53 @@ CATALOGUE: Final[tuple[EventType, ...]] = (
     EventType(
         "security.violation",
         "Something that must not happen did: an outcome came after its attempt had been given up (`late_outcome`), "
-        "a revoked key was used (`revoked_key_used`), or the audit log does not hold (`audit_log_broken`).",
-        tuple(map(Source, _KINDS)),
+        "a revoked key was used (`revoked_key_used`), a live key was reported as leaked and revoked (`key_leaked`), a "
+        "honey key or a honey action was used (`honey_key_used`, `honey_action_used`), or the audit log does not hold "
+        "(`audit_log_broken`). `subject` is the key, the attempt, or the number of the event.",
+        tuple(map(Source, _TOLD.values())),
         (
-            Member("kind", {"enum": sorted(_KINDS.values())}, "revoked_key_used", lambda draft: _KINDS[draft.tag]),
+            Member("kind", {"enum": sorted(_TOLD)}, "revoked_key_used", _violation_kind),
+            Member("severity", {"enum": ["critical", "warning"]}, "warning", _severity),
             Member("subject", _TEXT, _example_id("key"), lambda draft: draft.target),
+            *WHO,
+        ),
+    ),
+    EventType(
+        "security.unusual_use",
+        "A key, or all keys of a workspace together, were used as they had not been in their last weeks. The audit "
+        "event explains it in its details.",
+        tuple(
+            Source(f"unusual:{subject}:{rule}")
+            for subject, rules in (("key", UNUSUAL), ("workspace", ("volume",)))
+            for rule in rules
+        ),
+        (
+            noted("rule", {"enum": list(UNUSUAL)}, "new_network"),
+            noted("key_id", _id("key"), _example_id("key"), required=False),
+            Member("action", _TEXT, "email.send", lambda draft: draft.action, required=False),
+            noted("occurred_at", _TIME, "2030-01-01T00:00:00.000000Z"),
+            *WHO,
+        ),
+    ),
+    EventType(
+        "secret.rotated",
+        "A secret of the installation was rotated: `secret` is its setting, or `pepper`, and `key` the new one's id.",
+        (Source("secrets:secret:rotated"),),
+        (
+            noted("secret", _TEXT, "OAUTH_ENCRYPTION_KEY"),
+            noted("key", _TEXT, "1f2e3d4c"),
+            *WHO,
+        ),
+    ),
+    EventType(
+        "secret.rotation_due",
+        "A secret should be rotated: sent once 14 days before (`soon`) and once when its period has passed (`due`). "
+        "`secret` is its setting, `pepper`, or the receiver of the workspace whose secret it is.",
+        (Source("secrets:secret:due"),),
+        (
+            noted("secret", _TEXT, "WEBHOOK_SIGNING_SECRET"),
+            noted("state", {"enum": ["due", "soon"]}, "soon"),
+            noted("due_at", _TIME, "2030-01-15T00:00:00.000000Z"),
             *WHO,
         ),
     ),

@@ -8,11 +8,13 @@ import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from relay.audit.record import event
 from relay.audit.verify import Finding
+from relay.audit.violations import violation
 from relay.core.clock import DAY, HOUR, MICROSECONDS, iso, now
+from relay.core.event import EventDraft
 from relay.store.api_keys import ApiKeyRecord, keys_that_end
 from relay.store.database import Database
 from relay.store.endpoints import EndpointsOfAllWorkspaces
@@ -66,15 +68,17 @@ class Watch:
     def revoked_key_used(self, key: ApiKeyRecord) -> None:
         """Have it recorded that somebody used a revoked key: once a day for each key. Never waits or raises."""
         day = now() // DAY
-        self._report(
-            f"revoked:{key.id}:{day}",
-            lambda tx, subject: _once(
-                tx, key.workspace_id, subject, (day + 2) * DAY, "identity:key:revoked_used", key.id
-            ),
-        )
+
+        def unit(tx: Tx, subject: str) -> None:
+            draft = violation("revoked_key_used", workspace_id=key.workspace_id, target=key.id)
+            _once(tx, subject, (day + 2) * DAY, draft)
+
+        self._report(f"revoked:{key.id}:{day}", unit)
 
     def log_broken(self, finding: Finding) -> None:
-        """Have it recorded that the audit log does not hold, in each workspace that asks to be told. Never waits."""
+        """Have it recorded that the audit log does not hold: for the installation itself, and in each workspace that
+        asks to be told. Never waits.
+        """
 
         def unit(tx: Tx, subject: str) -> None:
             workspaces = {
@@ -82,8 +86,9 @@ class Watch:
                 for _, workspace, wanted in EndpointsOfAllWorkspaces.routes(tx)
                 if "security.violation" in expand(wanted)
             }
-            for workspace in sorted(workspaces):
-                _once(tx, workspace, subject, now() + _FOR_EVER, "audit:log:broken", f"seq {finding.seq}")
+            for workspace in ("", *sorted(workspaces)):
+                draft = violation("audit_log_broken", workspace_id=workspace, target=f"seq {finding.seq}")
+                _once(tx, subject, now() + _FOR_EVER, draft)
 
         self._report(f"log:{finding.seq}:{finding.reason}", unit)
 
@@ -115,19 +120,12 @@ def _warn(key: ApiKeyRecord, days: int, left: int, tx: Tx) -> bool:
     notice = {"expires_at": iso(key.expires_at), "days_left": left // DAY}
     until = key.expires_at + DAY
     subject = f"expiring:{key.id}:{days}"
-    return _once(tx, key.workspace_id, subject, until, "identity:key:expiring", key.id, notice)
+    draft = event("identity:key:expiring", workspace_id=key.workspace_id, target=key.id, notice=notice)
+    return _once(tx, subject, until, draft)
 
 
-def _once(
-    tx: Tx,
-    workspace_id: str,
-    subject: str,
-    expires_at: int,
-    tag: str,
-    target: str,
-    notice: dict[str, Any] | None = None,
-) -> bool:
-    if not first_time(tx, workspace_id, subject, expires_at):
+def _once(tx: Tx, subject: str, expires_at: int, draft: EventDraft) -> bool:
+    if not first_time(tx, draft.workspace_id, subject, expires_at):
         return False
-    tx.record(event(tag, workspace_id=workspace_id, target=target, notice=notice))
+    tx.record(draft)
     return True

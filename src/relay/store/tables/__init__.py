@@ -4,6 +4,8 @@ from relay.store.tables import (
     approvals,  # noqa: F401 - registers its tables
     budgets,  # noqa: F401 - registers its tables
     policy,  # noqa: F401 - registers its tables
+    secrets,  # noqa: F401 - registers its tables
+    unusual,  # noqa: F401 - registers its tables
     webhooks_in,  # noqa: F401 - registers its tables
     webhooks_out,  # noqa: F401 - registers its tables
 )

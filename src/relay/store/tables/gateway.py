@@ -50,6 +50,7 @@ peppers = Table(
     Column("envelope", LargeBinary, nullable=False),
     time("created_at"),
     time("retired_at", null=True),
+    time("current_at", null=True),
     sqlite_with_rowid=False,
 )
 
@@ -72,9 +73,22 @@ api_keys = Table(
     time("last_used_at", null=True),
     text("successor_id", null=True),
     text("allowed_networks"),
+    text("parent_id", null=True),
+    Column("allowed_actions", Text, nullable=False, server_default="[]"),
+    Column("honey", BigInteger, nullable=False, server_default="0"),
+    time("quarantined_at", null=True),
+    text("quarantine_reason", null=True),
     UniqueConstraint("hash", name="api_keys_hash"),
     Index("api_keys_workspace", "workspace_id", "id"),
     sqlite_with_rowid=False,
+)
+
+Index(
+    "api_keys_children",
+    api_keys.c.parent_id,
+    api_keys.c.expires_at,
+    sqlite_where=api_keys.c.parent_id.is_not(None),
+    postgresql_where=api_keys.c.parent_id.is_not(None),
 )
 
 previews = Table(

@@ -1,6 +1,9 @@
-"""API keys: list, make, rotate, revoke. A key's text stands in the answer that made it and nowhere else."""
+"""API keys: list, make, rotate, weaken, quarantine, revoke.
 
-from typing import Annotated, Final, Literal
+A key's text stands in the answer that made it and nowhere else.
+"""
+
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,12 +31,12 @@ _BODY_LIMIT: Final = 16 * KIB
 _BODY_SECONDS: Final = 10.0
 _MANAGE: Final[frozenset[Scope]] = frozenset({"keys:manage"})
 
-_Name = Annotated[str, Field(max_length=MAX_NAME, examples=["nightly report"])]
+KeyName = Annotated[str, Field(max_length=MAX_NAME, examples=["nightly report"])]
 NetworkList = Annotated[
     list[Annotated[str, Field(max_length=MAX_NETWORK_TEXT, examples=["203.0.113.0/24"])]],
     Field(max_length=MAX_NETWORKS),
 ]
-_ScopeName = Annotated[str, Field(max_length=100, examples=["actions:preview", "developer"])]
+ScopeName = Annotated[str, Field(max_length=100, examples=["actions:preview", "developer"])]
 
 
 class _In(BaseModel):
@@ -47,14 +50,30 @@ class KeyQuery(_In):
     cursor: Annotated[str, Field(max_length=100)] | None = None
 
 
-class CreateKey(_In):
-    """A new key of the caller's workspace. ``scopes`` are scopes or bundles, all of them held by the caller."""
+class KeysQuery(KeyQuery):
+    """A page of keys; with ``parent`` the child tokens of that key."""
 
-    name: _Name = ""
+    parent: Annotated[str, Field(max_length=100)] | None = None
+
+
+class CreateKey(_In):
+    """A new key of the caller's workspace. ``scopes`` are scopes or bundles, all of them held by the caller.
+
+    A ``honey`` key opens nothing: its use raises an alarm.
+    """
+
+    name: KeyName = ""
     kind: KeyKind = "agent"
-    scopes: Annotated[list[_ScopeName], Field(max_length=MAX_SCOPE_NAMES)] = []
+    scopes: Annotated[list[ScopeName], Field(max_length=MAX_SCOPE_NAMES)] = []
     expires_days: Annotated[int, Field(strict=True, ge=1, le=MAX_DAYS)] = DEFAULT_DAYS
     allowed_networks: NetworkList = []
+    honey: Annotated[bool, Field(strict=True)] = False
+
+
+class NarrowKey(_In):
+    """The scopes that a key keeps, as scopes or bundles: some of those that it has."""
+
+    scopes: Annotated[list[ScopeName], Field(max_length=MAX_SCOPE_NAMES)]
 
 
 class AllowedNetworks(_In):
@@ -74,7 +93,10 @@ class RotateKey(_In):
 
 
 class KeyItem(BaseModel):
-    """A key without its text. ``made_by`` lists the credentials that it descends from, nearest last."""
+    """A key without its text. ``made_by`` lists the credentials that it descends from, nearest last.
+
+    ``parent_id`` is set for child tokens. ``honey`` is null for everybody but persons who manage keys.
+    """
 
     id: str
     kind: KeyKind
@@ -83,7 +105,7 @@ class KeyItem(BaseModel):
     scopes: list[str]
     prefix: str
     last4: str
-    status: Literal["live", "expired", "revoked"]
+    status: Literal["live", "quarantined", "expired", "revoked"]
     made_by: list[str]
     created_at: str
     expires_at: str
@@ -91,6 +113,11 @@ class KeyItem(BaseModel):
     last_used_at: str | None
     successor_id: str | None
     allowed_networks: list[str]
+    parent_id: str | None
+    allowed_actions: list[str]
+    quarantined_at: str | None
+    quarantine_reason: str | None
+    honey: bool | None
 
 
 class KeyList(BaseModel):
@@ -125,10 +152,12 @@ def keys_routes(api_keys: ApiKeys) -> Routes:
     routes = Routes()
 
     @routes.get("/keys", access=_access("list"), summary="List keys")
-    async def list_keys(call: Call, query: Annotated[KeyQuery, Query()]) -> KeyList:
-        """Return the keys of the caller's workspace, newest first, ended ones included."""
-        page = await api_keys.list(call.principal.workspace_id, cursor=query.cursor, limit=query.limit)
-        return KeyList(items=[_item(record) for record in page.items], next_cursor=page.next_cursor)
+    async def list_keys(call: Call, query: Annotated[KeysQuery, Query()]) -> KeyList:
+        """Return the keys of the caller's workspace, newest first, ended ones included, without child tokens."""
+        page = await api_keys.list(
+            call.principal.workspace_id, cursor=query.cursor, limit=query.limit, parent=query.parent
+        )
+        return KeyList(items=[_item(call, record) for record in page.items], next_cursor=page.next_cursor)
 
     @routes.post(
         "/keys",
@@ -147,9 +176,10 @@ def keys_routes(api_keys: ApiKeys) -> Routes:
             name=body.name,
             expires_days=body.expires_days,
             allowed_networks=body.allowed_networks,
+            honey=body.honey,
             request_id=call.request_id,
         )
-        return NewKey(**key_view(record, now()), key=key_text)
+        return NewKey(**_view(call, record), key=key_text)
 
     @routes.post(
         "/keys/{key_id}/rotate",
@@ -165,7 +195,7 @@ def keys_routes(api_keys: ApiKeys) -> Routes:
             call.principal, key_id, overlap_hours=asked.overlap_hours, request_id=call.request_id
         )
         return RotatedKey(
-            **key_view(made.record, now()),
+            **_view(call, made.record),
             key=made.key_text,
             predecessor_id=made.predecessor.id,
             predecessor_expires_at=iso(made.predecessor.expires_at),
@@ -187,7 +217,25 @@ def keys_routes(api_keys: ApiKeys) -> Routes:
             lock_me_out=body.lock_me_out,
             request_id=call.request_id,
         )
-        return _item(record)
+        return _item(call, record)
+
+    @routes.patch(
+        "/keys/{key_id}", access=_access("narrow"), body_limit=_BODY_LIMIT, summary="Take scopes away from a key"
+    )
+    async def narrow_key(call: Call, key_id: str, body: NarrowKey) -> KeyItem:
+        """Leave a key these scopes: here when this is answered, within a second in every other process."""
+        record = await api_keys.narrow_key(call.principal, key_id, body.scopes, request_id=call.request_id)
+        return _item(call, record)
+
+    @routes.post("/keys/{key_id}/quarantine", access=_access("quarantine"), summary="Put a key into quarantine")
+    async def quarantine_key(call: Call, key_id: str) -> KeyItem:
+        """Take a key out of use until a person releases it; its child tokens end, what waits is cancelled."""
+        return _item(call, await api_keys.quarantine(call.principal, key_id, request_id=call.request_id))
+
+    @routes.post("/keys/{key_id}/release", access=_access("release"), summary="Release a key from quarantine")
+    async def release_key(call: Call, key_id: str) -> KeyItem:
+        """Let a key be used again. For persons, and not for the key itself or what it made."""
+        return _item(call, await api_keys.release(call.principal, key_id, request_id=call.request_id))
 
     @routes.delete("/keys/{key_id}", access=_access("revoke"), summary="Revoke a key")
     async def revoke_key(call: Call, key_id: str) -> RevokedKey:
@@ -211,5 +259,10 @@ def _access(what: str) -> Access:
     return Access("bearer", _MANAGE, (), f"api:keys:{what}")
 
 
-def _item(record: ApiKeyRecord) -> KeyItem:
-    return KeyItem(**key_view(record, now()))
+def _item(call: Call, record: ApiKeyRecord) -> KeyItem:
+    return KeyItem(**_view(call, record))
+
+
+def _view(call: Call, record: ApiKeyRecord) -> dict[str, Any]:
+    # Where the traps are is for persons: an agent that could see them would walk around them.
+    return key_view(record, now(), traps_shown=call.principal.kind == "person")

@@ -1,0 +1,1 @@
+"""Secrets through their life: which one is used, who holds it, and how one follows another while servers run."""

@@ -1,0 +1,1 @@
+"""Looking for credentials where none belong: a folder, what is staged, a whole history."""

@@ -1,0 +1,1 @@
+"""Unusual use: what keys usually do, and what departs from it. Reports, and never refuses anything."""
