@@ -46,11 +46,11 @@ def hastened() -> dict[str, str]:
 
 
 def promised(alert: str, values: dict[str, str]) -> float:
-    """Return within how many seconds of the cause somebody is told: scrape, window, wait, evaluation, grouping."""
+    """Return within how many seconds of the cause somebody is told: scrape, window or age, wait, evaluations, grouping."""
     waits = {rule.name: rule.rule.get("for") for rule in shipped_alerts()}
     named = {rule.name: rule for rule in _templated(values)}[alert]
     window = 40.0 if "failed_requests" in named.expr else 20.0 if "[" in named.expr else 5.0
-    return SCRAPE_SECONDS + window + (named.wait if waits[alert] else 0.0) + 1.0 + GROUP_WAIT_SECONDS
+    return SCRAPE_SECONDS + window + (named.wait if waits[alert] else 0.0) + 2.0 + GROUP_WAIT_SECONDS
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class TelemetrySettings(BaseModel):
     )
     metrics_host: Annotated[str, BeforeValidator(parse.bind_address)] = Field(
         default="127.0.0.1",
-        description="IP address on which `relay worker` serves `/metrics`; beyond this machine it wants `METRICS_TOKEN`.",
+        description="IP address on which `relay worker` serves `/metrics`; not on loopback it wants `METRICS_TOKEN`.",
     )
     metrics_port: Annotated[int | None, BeforeValidator(parse.whole)] = Field(
         default=None,
