@@ -46,7 +46,7 @@ def hastened() -> dict[str, str]:
 
 
 def promised(alert: str, values: dict[str, str]) -> float:
-    """Return within how many seconds of the cause somebody is told: scrape, window or age, wait, evaluations, grouping."""
+    """Return within how many seconds of the cause somebody is told: scrape, window or age, wait, grouping."""
     waits = {rule.name: rule.rule.get("for") for rule in shipped_alerts()}
     named = {rule.name: rule for rule in _templated(values)}[alert]
     window = 40.0 if "failed_requests" in named.expr else 20.0 if "[" in named.expr else 5.0

@@ -63,7 +63,8 @@ def every(function: Any) -> Any:
 
 def test_every_connector_of_the_package_is_covered() -> None:
     folder = Path(inspect.getfile(email)).parent
-    declaring = {file.stem for file in folder.glob("*.py") if "Connector(" in file.read_text()}
+    # Honey actions are made from a setting and never run: they have tests of their own.
+    declaring = {file.stem for file in folder.glob("*.py") if "Connector(" in file.read_text()} - {"honey"}
     assert declaring == set(MODULES)
     assert set(SAMPLES) == {spec.name for spec in SPECS}
     catalog = Catalog()

@@ -97,7 +97,7 @@ class Care:
         state = age.state(at, self._period)
         if state == "fresh":
             return
-        notice = {"secret": age.secret, "state": state, "due_at": iso(age.since + self._period)}
+        notice = {"name": age.secret, "state": state, "due_at": iso(age.since + self._period)}
 
         def unit(tx: Tx) -> bool:
             if not first_time(tx, "", f"secret:{age.secret}:{age.id}:{state}", at + _FOR_EVER):
@@ -120,7 +120,7 @@ class Care:
         for secret_id, receiver_id, workspace_id, created_at in rows:
             age = Age(receiver_id, secret_id, created_at)
             state = age.state(at, self._period)
-            notice = {"secret": receiver_id, "state": state, "due_at": iso(created_at + self._period)}
+            notice = {"name": receiver_id, "state": state, "due_at": iso(created_at + self._period)}
 
             def unit(
                 tx: Tx,

@@ -408,7 +408,7 @@ class Rotation:
             "secret.rotated",
             target=secret,
             principal=self._principal,
-            notice={"secret": secret, "key": id},
+            notice={"name": secret, "key": id},
             details=details,
         )
 

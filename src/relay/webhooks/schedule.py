@@ -10,6 +10,7 @@ from typing import Final
 
 from relay.core.clock import DAY, HOUR, MICROSECONDS, MINUTE
 
+_SPREAD: Final = random.SystemRandom()
 _HOLDS: Final = frozenset({429, 503})
 GONE: Final = 410
 
@@ -45,7 +46,7 @@ class Schedule:
     lease: int = 30 * MICROSECONDS
     concurrency: int = 4
     sweep: int = 1 * MICROSECONDS
-    chance: Callable[[], float] = random.random
+    chance: Callable[[], float] = _SPREAD.random
 
     def __post_init__(self) -> None:
         if self.lease <= self.timeout:

@@ -13,6 +13,7 @@ T = TypeVar("T")
 PATIENCE_SECONDS: Final = 10.0
 """Longer than the database lets a process that froze keep a lock."""
 
+_SPREAD: Final = random.SystemRandom()
 _SHORTEST, _LONGEST = 0.002, 0.03
 
 
@@ -29,4 +30,4 @@ async def in_turn(writer: Writer, unit: Unit[T], *, outcome: bool = False) -> T:
         except EndpointHeld:
             if time.monotonic() >= until:
                 raise StoreUnavailable("another process keeps the endpoint") from None
-        await asyncio.sleep(random.uniform(_SHORTEST, _LONGEST))  # noqa: S311 - only spreads the next tries
+        await asyncio.sleep(_SPREAD.uniform(_SHORTEST, _LONGEST))

@@ -274,10 +274,10 @@ CATALOGUE: Final[tuple[EventType, ...]] = (
     ),
     EventType(
         "secret.rotated",
-        "A secret of the installation was rotated: `secret` is its setting, or `pepper`, and `key` the new one's id.",
+        "A secret of the installation was rotated: `name` is its setting, or `pepper`, and `key` the new one's id.",
         (Source("secrets:secret:rotated"),),
         (
-            noted("secret", _TEXT, "OAUTH_ENCRYPTION_KEY"),
+            noted("name", _TEXT, "OAUTH_ENCRYPTION_KEY"),
             noted("key", _TEXT, "1f2e3d4c"),
             *WHO,
         ),
@@ -285,10 +285,10 @@ CATALOGUE: Final[tuple[EventType, ...]] = (
     EventType(
         "secret.rotation_due",
         "A secret should be rotated: sent once 14 days before (`soon`) and once when its period has passed (`due`). "
-        "`secret` is its setting, `pepper`, or the receiver of the workspace whose secret it is.",
+        "`name` is its setting, `pepper`, or the receiver of the workspace whose secret it is.",
         (Source("secrets:secret:due"),),
         (
-            noted("secret", _TEXT, "WEBHOOK_SIGNING_SECRET"),
+            noted("name", _TEXT, "WEBHOOK_SIGNING_SECRET"),
             noted("state", {"enum": ["due", "soon"]}, "soon"),
             noted("due_at", _TIME, "2030-01-15T00:00:00.000000Z"),
             *WHO,
