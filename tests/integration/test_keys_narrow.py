@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from relay.core.problem import InsufficientScope
 from relay.store.target import Target
-from tests.gateway import Answer, Gateway, open_gateway
+from tests.gateway import REQUEST, Answer, Gateway, open_gateway
 
 ECHO = {"action": "relay.echo", "params": {"message": "hello"}}
 POST = {"action": "http.request", "params": {"method": "POST", "url": "https://example.com/"}}
@@ -56,6 +57,28 @@ async def test_who_may_narrow_a_key(gate: Gateway) -> None:
     (await narrow(gate, person["id"], "docs")).expect(200)
     (await gate.call("DELETE", f"/keys/{person['id']}", key=gate.admin)).expect(200)
     (await narrow(gate, person["id"], "docs")).expect(409)
+
+
+async def test_a_request_under_way_gives_no_key_what_its_own_has_lost(gate: Gateway) -> None:
+    """As in another process, which learns of the loss within a second, and in this one for a request that waits."""
+    keys, thief = gate.house.api_keys, await made(gate, "keys:manage", "docs", "chat")
+    before = await keys.authenticate(thief["key"])
+    assert before is not None and before.scopes == {"keys:manage", "docs", "chat"}
+    other = await made(gate, "docs", "chat")
+
+    async def tries(scope: str) -> None:
+        with pytest.raises(InsufficientScope):
+            await keys.create(before, workspace="default", kind="agent", scopes=[scope], request_id=REQUEST)
+        with pytest.raises(InsufficientScope):
+            await keys.rotate(before, other["id"], request_id=REQUEST)
+
+    (await narrow(gate, thief["id"], "keys:manage", "docs")).expect(200)
+    await tries("chat")
+    await keys.create(before, workspace="default", kind="agent", scopes=["docs"], request_id=REQUEST)
+    (await narrow(gate, thief["id"], "docs")).expect(200)
+    await tries("docs")
+    with pytest.raises(InsufficientScope):
+        await keys.revoke(before, other["id"], request_id=REQUEST)
 
 
 async def test_two_at_once_do_not_give_back_what_the_other_took(gate: Gateway) -> None:

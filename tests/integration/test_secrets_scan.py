@@ -52,7 +52,12 @@ class Checkout:
 
     def scan(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [RELAY, "secrets", "scan", *arguments], cwd=self.folder, env=self.env, capture_output=True, text=True
+            [RELAY, "secrets", "scan", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     def found(self, *arguments: str) -> list[dict[str, Any]]:
@@ -141,6 +146,72 @@ def test_a_repository_cannot_make_the_scan_run_a_program(repository: Checkout) -
     found = {options: len(repository.found(*options)) for options in ((), ("--staged",), ("--history",))}
     assert found == {(): 1, ("--staged",): 0, ("--history",): 1}
     assert not (repository.folder / "ran").exists()
+
+
+def test_a_signed_commit_and_a_partial_clone_run_no_program(repository: Checkout) -> None:
+    repository.write("a", new_api_key("live"))
+    repository.write("run.sh", "#!/bin/sh\ntouch ran\nexit 1\n")
+    (repository.folder / "run.sh").chmod(0o755)
+    repository.commit()
+    head = repository.git("cat-file", "commit", "HEAD")
+    signed = head.replace("\n\n", "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n", 1)
+    (repository.folder / ".git/signed").write_text(signed + "\n")
+    repository.git("update-ref", "HEAD", repository.git("hash-object", "-t", "commit", "-w", ".git/signed"))
+    program = str(repository.folder / "run.sh")
+    for name, value in (
+        ("log.showSignature", "true"),
+        ("gpg.program", program),
+        ("core.sshCommand", program),
+        ("core.repositoryFormatVersion", "1"),
+        ("extensions.partialClone", "origin"),
+        ("remote.origin.url", "ssh://nowhere.invalid/x"),
+        ("remote.origin.promisor", "true"),
+    ):
+        repository.git("config", name, value)
+    assert len(repository.found("--history")) == 1
+    assert not (repository.folder / "ran").exists()
+    blob = repository.git("rev-parse", "HEAD:a")
+    (repository.folder / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    ran = repository.scan("--history")
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert not (repository.folder / "ran").exists()
+
+
+def test_no_object_stands_in_for_one_with_a_key(repository: Checkout) -> None:
+    repository.write("a", new_api_key("live"))
+    repository.write("b", "nothing")
+    repository.commit()
+    repository.git("replace", repository.git("rev-parse", "HEAD:a"), repository.git("rev-parse", "HEAD:b"))
+    assert [finding["path"] for finding in repository.found("--history")] == ["a"]
+
+
+def test_a_repository_within_is_scanned_with_the_one_around_it(repository: Checkout) -> None:
+    inner = Checkout(repository.folder / "inner")
+    inner.write("a", new_api_key("live"))
+    assert [finding["path"] for finding in repository.found()] == ["inner/a"]
+    inner.commit()
+    repository.commit()  # as a submodule is kept: a commit under a name
+    assert [finding["path"] for finding in repository.found()] == ["inner/a"]
+
+
+def test_names_that_break_lines_neither_hang_the_scan_nor_reach_the_terminal(repository: Checkout) -> None:
+    for number in range(200):
+        repository.write(f"x{number}\x1c{number}" + "/".join(["a" * 200] * 15), str(number))
+    repository.write("\x1b]0;mine\x07", new_api_key("live"))
+    repository.commit()
+    for options in ((), ("--history",)):
+        ran = repository.scan(*options)
+        assert ran.returncode == 1 and "\x1b" not in ran.stdout and "\\u001b]0;mine\\u0007:1: " in ran.stdout
+
+
+def test_a_list_of_what_is_allowed_may_be_anything(repository: Checkout) -> None:
+    listed = repository.folder / ".relay-secrets-allow"
+    repository.write("a", new_api_key("live"))
+    listed.symlink_to("/dev/zero")
+    assert [finding["path"] for finding in repository.found()] == ["a"]
+    listed.unlink()
+    listed.write_bytes(b"\xff\xfe\n")
+    assert [finding["path"] for finding in repository.found()] == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,16 @@ def test_a_folder_outside_git_is_scanned_whole(tmp_path: Path) -> None:
     assert report.scanned == 5 and report.left_out == []
 
 
+@pytest.mark.parametrize(
+    "encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+@pytest.mark.parametrize("before", [b"", b"\xff\xfe", b"\xfe\xff", b"x" * 70_000 + b"\n"])
+def test_a_key_is_seen_in_every_encoding(tmp_path: Path, encoding: str, before: bytes) -> None:
+    (tmp_path / "notes").write_bytes(before + f"key: {(key := new_api_key('live'))}\n".encode(encoding))
+    [finding] = scan.scan_path(tmp_path).findings
+    assert finding.relay_key == key and finding.line == 1 + before.count(b"\n")
+
+
 def test_what_cannot_be_scanned_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "LARGEST", 10)
     (tmp_path / "large").write_text("x" * 11)

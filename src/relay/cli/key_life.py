@@ -125,9 +125,10 @@ def report_leak(*, as_json: Json = False) -> None:
     """Revoke every key of this installation that stands in the text on standard input; no key is repeated."""
     from relay.crypto.api_key import API_KEY_PATTERN  # not at the top: listing keys needs no cryptography
 
-    text = sys.stdin.read(MOST_READ + 1)
-    if len(text) > MOST_READ:
+    content = sys.stdin.buffer.read(MOST_READ + 1)
+    if len(content) > MOST_READ:
         raise typer.BadParameter(f"standard input may have at most {MOST_READ // 1024 // 1024} MiB.")
+    text = content.decode("ascii", errors="replace")  # keys are ASCII, whatever stands around them
     tokens = list(dict.fromkeys(found[0] for found in API_KEY_PATTERN.finditer(text)))
 
     async def report(house: "House") -> list["Leak"]:

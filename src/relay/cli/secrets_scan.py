@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from relay.cli.context import fail
+from relay.telemetry.lines import plain
 
 if TYPE_CHECKING:
     from relay.house import House
@@ -52,13 +53,15 @@ def scan(
 
 def _scanned(path: Path, *, history: bool, staged: bool) -> "Report":
     from relay.scanning import scan as scanning
-    from relay.scanning.git import NoRepository
+    from relay.scanning.git import NoRepository, UnreadableRepository
 
     look = scanning.scan_history if history else scanning.scan_staged if staged else scanning.scan_path
     try:
         return look(path)
     except NoRepository as error:
         fail(str(error), _USAGE)
+    except UnreadableRepository as error:
+        fail(plain(str(error)))
     except OSError as error:
         fail(f"{path}: {error.strerror}", _USAGE)
 
@@ -116,7 +119,7 @@ def _print(report: "Report", living: set[str], revoked: set[str]) -> None:
     for finding in report.findings:
         typer.echo(str(finding))
     for line in report.left_out:
-        typer.echo(f"not scanned: {line}", err=True)
+        typer.echo(f"not scanned: {plain(line)}", err=True)
     for key_id in sorted(living):
         typer.echo(f"{key_id} {'is revoked now' if key_id in revoked else 'LIVES: relay key revoke ' + key_id}")
     typer.echo(

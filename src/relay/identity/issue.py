@@ -94,7 +94,7 @@ class Issuer:
         )
 
         def unit(tx: Tx) -> ApiKeyRecord:
-            own = networks_of_living(tx, maker, moment)
+            own = networks_of_living(tx, maker, moment, grants=granted)
             made = replace(record, allowed_networks=rules.narrowed(own, networks))
             _insert(tx, maker, made, new, request_id)
             return made
@@ -140,9 +140,10 @@ class Issuer:
         new, moment = await self.new_key(), now()
 
         def unit(tx: Tx) -> Rotation:
-            own = networks_of_living(tx, actor, moment)
+            networks_of_living(tx, actor, moment)
             keys, old = found_key(tx, actor, key_id)
             rules.require_may_rotate(actor, old, moment)
+            own = networks_of_living(tx, actor, moment, grants=old.scopes)
             rules.require_not_widened(own, old.allowed_networks)
             lifetime = min(max(old.expires_at - old.created_at, DAY), rules.MAX_DAYS * DAY)
             record = replace(
@@ -222,16 +223,18 @@ def found_key(tx: Tx, actor: Principal, key_id: str) -> tuple[ApiKeyRepository, 
     return keys, key
 
 
-def networks_of_living(tx: Tx, actor: Principal, moment: int) -> tuple[str, ...]:
+def networks_of_living(tx: Tx, actor: Principal, moment: int, *, grants: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the networks that the actor's own key is bound to; none for any, and for who acts without a key.
 
-    401 for a key that was revoked while its request was under way: it makes no other key.
+    401 for a key that was revoked while its request was under way: it makes no other key. 403 for one that has lost
+    meanwhile what it ``grants`` to another, or its right to manage keys: what it makes would outlive what it lost.
     """
     if actor.auth_method != "api_key":
         return ()
     own = ApiKeyRepository(tx, actor.workspace_id).find(actor.credential_id)
     if own is None or not own.lives(moment):
         raise Unauthenticated
+    rules.require_scopes_of(own, {*grants, *(actor.scopes & {"keys:manage"})})
     return own.allowed_networks
 
 

@@ -129,7 +129,7 @@ def require_no_child(key: ApiKeyRecord) -> None:
 
 
 def require_scopes_of(key: ApiKeyRecord, scopes: Iterable[str]) -> None:
-    """Refuse a child token with a scope that its parent lacks (403)."""
+    """Refuse scopes for another key that a key lacks itself (403)."""
     wanted = frozenset(scopes)
     missing = tuple(sorted(wanted - frozenset(key.scopes)))
     if missing:

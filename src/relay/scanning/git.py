@@ -1,6 +1,7 @@
 """What git has: the files it knows, what is staged, and every version of every file that a reference leads to.
 
-Only commands are used that read objects: none runs a program that the repository's own configuration names.
+A repository may be crafted by whoever would hide a key in it, its configuration included. Only commands are used that
+read objects; no program runs that the configuration names, nothing is fetched, and no object stands in for another.
 """
 
 import subprocess
@@ -12,13 +13,22 @@ from typing import IO, Final
 
 from relay.settings.children import child_environment
 
-_GIT: Final = ("git", "-c", "core.fsmonitor=")
+_GIT: Final = (
+    *("git", "--no-replace-objects"),
+    *("-c", "core.fsmonitor=", "-c", "log.showSignature=false", "-c", "diff.orderFile=/dev/null"),
+)
+# What a partial clone lacks git would fetch, with the program that the configuration gives for it.
+_NOTHING_FETCHED: Final = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 _SUBMODULE: Final = "160000"
 _AT_ONCE: Final = 64
 
 
 class NoRepository(Exception):
     """The folder is in no git repository, or git is not installed."""
+
+
+class UnreadableRepository(Exception):
+    """The repository is damaged, or lacks what it should hold; the text names it and git's complaint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +41,27 @@ class Version:
 
 
 class Repository:
-    """A git repository; ``path`` is any folder in it. :class:`NoRepository` when there is none."""
+    """A git repository; ``path`` is any folder in it. :class:`NoRepository` when there is none.
+
+    :class:`UnreadableRepository` from every method when git cannot read what it is asked for.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
             top = _run(path, "rev-parse", "--show-toplevel")
-        except (subprocess.CalledProcessError, OSError):
+        except (UnreadableRepository, OSError):
             raise NoRepository(f"{path} is in no git repository") from None
         self.top: Final = Path(top.rstrip("\n"))
 
-    def files(self, below: Path) -> list[Path]:
-        """Return the files below a folder that git tracks, or would if they were added; what it ignores is left out."""
+    def files(self, below: Path) -> tuple[list[Path], list[Path]]:
+        """Return the files below a folder that git tracks, or would if they were added, and the repositories in it.
+
+        What git ignores is left out, and so are links: git knows where they point, not what is there.
+        """
         listed = _run(below, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-        return sorted({below / name for name in _fields(listed) if (below / name).is_file()})
+        entries = sorted({below / name for name in _fields(listed)})
+        found = [entry for entry in entries if entry != below and not entry.is_symlink()]
+        return [entry for entry in found if entry.is_file()], [entry for entry in found if (entry / ".git").exists()]
 
     def staged(self) -> Iterator[Version]:
         """Yield the files that the next commit would add or change, as it would have them."""
@@ -58,8 +76,8 @@ class Repository:
 
     def history(self) -> Iterator[Version]:
         """Yield every version of every file, every commit and every annotated tag that a reference leads to, once."""
-        named = (line.partition(" ") for line in _run(self.top, "rev-list", "--all", "--objects").splitlines())
-        names = {name: path for name, _, path in named}
+        named = (line.partition(" ") for line in _run(self.top, "rev-list", "--all", "--objects").split("\n"))
+        names = {name: path for name, _, path in named if name}
         for name in _run(self.top, "for-each-ref", "--format=%(objectname)", "refs/tags").split():
             names.setdefault(name, "")
         return self._contents(names)
@@ -73,13 +91,13 @@ class Repository:
         """Return the commit to compare with; before the first one the empty tree."""
         try:
             return _run(self.top, "rev-parse", "--verify", "--quiet", "HEAD").strip()
-        except subprocess.CalledProcessError:
+        except UnreadableRepository:
             return _run(self.top, "hash-object", "-t", "tree", "--stdin").strip()
 
     def _contents(self, names: dict[str, str]) -> Iterator[Version]:
         command = [*_GIT, "-C", str(self.top), "cat-file", "--batch"]
         with subprocess.Popen(  # noqa: S603 - git, with options of this module
-            command, env=child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            command, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as reading:
             assert reading.stdin is not None and reading.stdout is not None
             left = iter(names.items())
@@ -106,12 +124,18 @@ def _answer(stream: IO[bytes]) -> tuple[str, bytes]:
 def _run(folder: Path, *arguments: str) -> str:
     ran = subprocess.run(  # noqa: S603 - git, with options of this module
         [*_GIT, "-C", str(folder), *arguments],
-        env=child_environment(),
-        check=True,
+        env=_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
     )
+    if ran.returncode:
+        said = ran.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise UnreadableRepository(f"{folder}: git {arguments[0]} failed: {said}")
     return ran.stdout.decode(errors="surrogateescape")
+
+
+def _environment() -> dict[str, str]:
+    return child_environment() | _NOTHING_FETCHED
 
 
 def _fields(text: str) -> list[str]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from relay.scanning.detect import Found, find
-from relay.scanning.git import NoRepository, Repository, Version
+from relay.scanning.git import NoRepository, Repository, UnreadableRepository, Version
+from relay.telemetry.lines import plain
 
 LARGEST: Final = 64 * 1024 * 1024
 ALLOW_FILE: Final = ".relay-secrets-allow"
+_LARGEST_LIST: Final = 1024 * 1024
 _NEVER_ENTERED: Final = frozenset({".git", ".venv", "node_modules", "__pycache__"})
 
 
@@ -29,7 +31,7 @@ class Finding:
     relay_key: str | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        where = f"{self.commit[:12]}:{self.path}" if self.commit else self.path
+        where = plain(f"{self.commit[:12]}:{self.path}" if self.commit else self.path)
         return f"{where}:{self.line}: {self.kind} [{self.fingerprint}]"
 
 
@@ -44,7 +46,8 @@ class Report:
     def add(self, name: str, content: bytes, allowed: frozenset[str], commit: str | None = None) -> list[Found]:
         """Scan one content; return what was found in it."""
         self.scanned += 1
-        found = [one for one in find(_text(content)) if one.fingerprint not in allowed]
+        read = dict.fromkeys(one for text in _readings(content) for one in find(text))
+        found = [one for one in read if one.fingerprint not in allowed]
         self.findings += (Finding(name, one.line, one.kind, one.fingerprint, commit, one.relay_key) for one in found)
         return found
 
@@ -92,20 +95,28 @@ def scan_history(path: Path) -> Report:
 
 def allowed_near(folder: Path) -> frozenset[str]:
     """Return the fingerprints in ``.relay-secrets-allow`` of a folder: one a line, then a comment."""
-    try:
-        lines = (folder / ALLOW_FILE).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return frozenset()
+    file = folder / ALLOW_FILE
+    if file.is_symlink() or not file.is_file():
+        return frozenset()  # a link to a device, or a FIFO, has no end
+    lines = file.read_bytes()[:_LARGEST_LIST].decode(errors="replace").splitlines()
     return frozenset(word for line in lines if (word := line.partition("#")[0].strip()))
 
 
 def _files(folder: Path, report: Report) -> Iterator[Path]:
     try:
-        yield from Repository(folder).files(folder)
-        return
+        files, inner = Repository(folder).files(folder)
     except NoRepository:
-        pass
+        yield from _walked(folder, report)
+        return
+    except UnreadableRepository as error:
+        report.left_out.append(str(error))
+        return
+    yield from files
+    for repository in inner:  # a submodule, or one that lies here: git looks into neither
+        yield from _files(repository, report)
 
+
+def _walked(folder: Path, report: Report) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         report.left_out.append(f"{error.filename}: {error.strerror}")
 
@@ -143,10 +154,11 @@ def _add_version(report: Report, repository: Repository, version: Version, allow
         ]
 
 
-def _text(content: bytes) -> str:
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16", errors="replace")
-    if b"\0" in content[:65_536]:
-        # Binary: a database or an archive that is not compressed may hold a key as it is.
-        return content.decode("latin-1")
-    return content.decode("utf-8", errors="replace")
+def _readings(content: bytes) -> Iterator[str]:
+    """Yield the texts that a content may be meant as; which one it is, is for whoever wrote it to say, and to lie."""
+    if b"\0" not in content:
+        yield content.decode("utf-8", errors="replace")
+        return
+    # A database or an archive that is not compressed may hold a key as it is; UTF-16 and UTF-32 have it with zeros.
+    yield content.decode("latin-1")
+    yield content.replace(b"\0", b"").decode("latin-1")
