@@ -77,7 +77,9 @@ class Export:
         try:
             encoder = Encoder(resource)
         except NoOtel:
-            raise SettingsError([f"OTEL_EXPORTER_OTLP_ENDPOINT: needs the extra `otel`: {INSTALL}"]) from None
+            raise SettingsError(
+                [f"OTEL_EXPORTER_OTLP_ENDPOINT: needs the extra `otel`; in the checkout run: {INSTALL}"]
+            ) from None
         collector = Collector(endpoint, header_pairs(settings), settings.otel_exporter_otlp_certificate)
         self._exporter = Exporter(encoder, collector.post, house.traces, collector.close)
         self._exporter.start()

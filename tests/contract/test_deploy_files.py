@@ -363,6 +363,9 @@ def test_selectors_and_ports_fit_together() -> None:
     [endpoint] = one("ServiceMonitor")["spec"]["endpoints"]
     assert endpoint["port"] == port["name"] and endpoint["path"] == "/metrics"
     assert endpoint["authorization"]["credentials"]["key"] in in_form("kubernetes", generate_secrets())
+    [labelled] = endpoint["relabelings"]
+    scraped = yaml.safe_load((TOP / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"][0]
+    assert {labelled["targetLabel"]: labelled["replacement"]} == scraped["static_configs"][0]["labels"]
     [path] = one("Ingress")["spec"]["rules"][0]["http"]["paths"]
     assert path["backend"]["service"]["name"] == one("Service")["metadata"]["name"]
     host = one("Ingress")["spec"]["rules"][0]["host"]

@@ -202,6 +202,21 @@ def test_files_of_the_checkout_exist(name: str) -> None:
             assert any((base / span).exists() for base in (TOP, TOP / "src/relay")), f"{name}: {span}"
 
 
+@every_page
+def test_an_extra_is_installed_from_the_checkout(name: str) -> None:
+    # The package index has another project of the name relay.
+    assert re.findall(r"pip install[^\n]*\brelay\b[^\n]*", read(name)) == []
+    for options, file in re.findall(r"pip install ([^\n]*)-r (requirements/[\w.]+)", read(name)):
+        assert options == "--require-hashes --no-deps --only-binary :all: "
+        assert (TOP / file).exists()
+
+
+def test_the_file_of_the_metrics_token_has_one_name() -> None:
+    pages = ("docs/metrics.md", "docs/alerts.md", "deploy/prometheus/prometheus.yml")
+    found = [set(re.findall(r"/etc/prometheus/[\w-]*token\b", read(page))) for page in pages]
+    assert found == [{"/etc/prometheus/relay-metrics-token"}] * len(pages)
+
+
 async def test_routes_exist(gateway: Gateway) -> None:
     paths = gateway.server.fastapi.openapi()["paths"]
     known = {(method.upper(), re.sub(r"\{.*?\}", "{}", path)) for path, methods in paths.items() for method in methods}

@@ -307,6 +307,32 @@ async def test_a_refusal_for_too_many_requests_is_waited_for_and_never_taken_for
     assert slept == [7.0, 7.0, 7.0], "twice at most"
 
 
+async def test_what_comes_in_pieces_is_read_whole_and_what_never_ends_is_waited_for_no_longer_than_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    async def piecemeal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readline()).decode())
+        slow = "/health" not in asked[-1]
+        writer.write(b"HTTP/1.1 200 OK\r\nDate: 1 Jan 1 0:0:0 -9999999999999999\r\nConnection: close\r\n\r\n")
+        for part in (b'{"sta', b'tus": ', b'"ok"}'):
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.3 if slow else 0.02)
+        writer.close()
+
+    monkeypatch.setattr(asking, "PATIENCE", 2.0)
+    server = await asyncio.start_server(piecemeal, "127.0.0.1", 0)
+    async with server:
+        seen = await ask(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert json.loads(seen.reply("health").body) == {"status": "ok"}
+    assert 2 <= len(asked) < len(guarded_routes())
+    findings = {finding.name: finding for finding in judge_all(CHECKS, seen).findings}
+    assert findings["server-clock"].detail == "answers carry no date"
+    assert findings["authentication"].status == "fail"
+
+
 async def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     async with (

@@ -82,3 +82,33 @@ async def test_leaked_keys_are_found_in_any_text(gateway: GatewayProcess, tmp_pa
     await status(gateway, key, 401)
     none = await gateway.command("key", "report-leak", stdin="nothing")
     assert (none.returncode, none.stdout) == (1, "") and "no key" in none.stderr
+
+
+async def test_a_honey_key_is_not_released(gateway: GatewayProcess) -> None:
+    ran = await gateway.command(
+        "key", "create", "--workspace", "default", "--scope", "actions:preview", "--honey", "--json"
+    )
+    trap = json.loads(ran.stdout)
+    await status(gateway, trap["key"], 401)
+    refused = await gateway.command("key", "release", trap["id"])
+    assert refused.returncode == 1 and "revoke it and make another" in refused.stderr
+    assert (await gateway.command("key", "revoke", trap["id"])).returncode == 0
+
+
+async def test_turning_off_what_is_not_on_is_told(gateway: GatewayProcess) -> None:
+    key_id, _ = await made(gateway, "actions:preview")
+    assert (await gateway.command("kill-switch", "on", "--key", key_id)).returncode == 0
+    missed = await gateway.command("kill-switch", "off")
+    assert missed.returncode == 1 and key_id in missed.stdout and "nothing has changed" in missed.stderr
+    assert (await gateway.command("kill-switch", "off", "--key", key_id)).returncode == 0
+
+
+async def test_a_damaged_database_is_told_in_one_line(tmp_path: Path) -> None:
+    async with gateway_process(tmp_path / "home") as process:
+        assert await process.stop() == 0
+        for damage in (b"no database at all" * 300, b"SQLite format 3\0" + b"\xff" * 8192):
+            (process.data / "relay.db").write_bytes(damage)
+            for command in (("serve", "--port", "0"), ("key", "list"), ("audit", "verify")):
+                ran = await process.command(*command)
+                assert ran.returncode == 1 and "Traceback" not in ran.stderr
+                assert "restore a backup" in ran.stderr, ran.stderr

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import psutil
+
 import relay
 from tests.process import eventually, gateway_process
 
@@ -20,6 +22,13 @@ async def test_a_changed_file_restarts_the_server(tmp_path: Path) -> None:
         gateway.url = gateway.out.rpartition("relay listens on ")[2].partition(" ")[0]
         assert (await client.get("/version")).body["version"] == "9.9.9"
         assert gateway.out.count("    relay_sk_") == 1  # the first key is not made, or shown, again
+        [serving] = [child for child in psutil.Process(gateway.pid).children() if child.status() != "zombie"]
+        gateway.kill()
+        await eventually(lambda: _ended(serving), 30)
+
+
+async def _ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == "zombie"
 
 
 async def _listens_again(out: str) -> bool:

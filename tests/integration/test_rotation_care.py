@@ -7,6 +7,7 @@ import pytest
 
 from relay.core.clock import DAY, now
 from relay.house import House, open_house
+from relay.rotation import care as care_module
 from relay.rotation import rotate as rotate_module
 from relay.rotation.ages import Age
 from relay.store.target import Target
@@ -119,3 +120,24 @@ async def test_a_server_looks_by_itself(target: Target, tmp_path: Path) -> None:
         async with asyncio.timeout(60):
             while not await gateway.events("secrets:secret:rotated", target="pepper"):
                 await asyncio.sleep(0.05)
+
+
+async def test_a_folder_that_cannot_be_written_does_not_end_the_care(
+    sqlite_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(care_module, "LOOK_SECONDS", 0.05)
+    async with open_house(settings_for(sqlite_target, tmp_path / "data")) as house:
+        lock = house.settings.data_dir / ".rotation-lock"
+        lock.unlink(missing_ok=True)
+        lock.symlink_to("nowhere")  # what opens it gets an OSError, as in a folder that is full or read-only
+        await house.api_keys.refresh_peppers()
+        own(sqlite_target, ("UPDATE peppers SET current_at = ?", (now() - 91 * DAY,)))
+        care = care_of(house, period=90 * DAY, rotates=True)
+        await care.start()
+        async with asyncio.timeout(60):
+            while "an hour later" not in caplog.text:
+                await asyncio.sleep(0.02)
+            lock.unlink()
+            while len(house.keyring.peppers) < 2:
+                await asyncio.sleep(0.02)
+        await care.stop()

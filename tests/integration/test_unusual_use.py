@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,9 @@ from relay.store.tables import api_keys, audit_events, envelopes
 from relay.store.tables.unusual import unusual_cursor, unusual_sightings
 from relay.store.target import Target
 from relay.store.unusual import PURPOSE, LostLease, Place, keep_habits, leave, move, take_lease
+from relay.store.vault import Sealed
+from relay.store.writer import Tx
+from relay.unusual.habits import KEPT_DAYS
 from tests.gateway import Gateway, open_gateway, settings_for
 from tests.process import eventually
 from tests.sending_kit import act, endpoint
@@ -321,6 +325,33 @@ async def test_habits_that_were_tampered_with_are_learnt_anew(house: House, capl
     assert "learnt anew" in caplog.text
     kept = await habits(house, key)
     assert kept is not None and sum(map(sum, kept.days.values())) == 1
+
+
+async def test_habits_in_another_form_are_learnt_anew_and_hold_nobody_up(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, other = await new_key(house), await new_key(house)
+    await record(house, [began(key, "email.send", now())])
+    watch = detector(house)
+    await watch.once()
+    for body in (b'{"form": 2}', b"[]", b"no JSON", b'{"days": 7, "denied": {}}', b'{"days": {"x": []}, "denied": {}}'):
+        strange = house.vault.seal(
+            body, workspace="default", purpose=PURPOSE, record_id=key, expires_at=now() + KEPT_DAYS * DAY
+        )
+        await house.database.writer.run(partial(_keep, strange))
+        await record(house, [began(key, "email.send", now()), began(other, "email.send", now())])
+        with caplog.at_level(logging.ERROR):
+            await watch.once()
+        assert f"the habits of {key} cannot be read and are learnt anew" in caplog.text
+        caplog.clear()
+        kept = await habits(house, key)
+        assert kept is not None and sum(map(sum, kept.days.values())) == 1
+    kept = await habits(house, other)
+    assert kept is not None and sum(map(sum, kept.days.values())) == 5
+
+
+def _keep(strange: Sealed, tx: Tx) -> None:
+    keep_habits(tx, strange)
 
 
 async def _stored_past(target: Target, tmp_path: Path) -> tuple[str, str]:

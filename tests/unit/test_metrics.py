@@ -1,13 +1,17 @@
 """Instruments: what is declared is counted, what is not makes no series, and nothing raises where it counts."""
 
+import asyncio
 import multiprocessing
 import threading
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.telemetry import exposition
 from relay.telemetry.catalogue import BY_NAME, METRICS, OPEN, VIOLATIONS
+from relay.telemetry.exposition import Exposition, Families
 from relay.telemetry.layout import NO_ROUTE, OTHER_ACTION, Layout, series_of
 from relay.telemetry.metrics import UNDECLARED, Metrics
 from relay.telemetry.slots import CAPACITY, Slots
@@ -242,3 +246,24 @@ def test_a_list_of_combinations_names_declared_values() -> None:
         for series in metric.series:
             for found, values in zip(series, metric.labels.values(), strict=True):
                 assert found in values, metric.name
+
+
+async def test_a_crowd_of_scrapes_keeps_one_thread_busy_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most = 0, 0
+    count = threading.Lock()
+
+    def encode(_: Families) -> bytes:
+        nonlocal at_once, most
+        with count:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.02)
+        with count:
+            at_once -= 1
+        return b"text"
+
+    monkeypatch.setattr(exposition, "_TEXT", (encode, "text/plain"))
+    shown = Exposition(sealed(), {})
+    answers = await asyncio.gather(*(shown.answer("") for _ in range(10)))
+    assert answers == [(b"text", "text/plain")] * 10
+    assert most == 1

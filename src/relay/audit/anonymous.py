@@ -16,6 +16,7 @@ from relay.store.query import Query
 from relay.store.reader import Reader
 from relay.store.tables import anonymous_failures
 from relay.store.writer import StoreUnavailable, Tx, Writer
+from relay.telemetry.surviving import surviving
 
 KEYS_PER_MINUTE: Final = 500
 FLUSH_SECONDS: Final = 5.0
@@ -136,7 +137,8 @@ class AnonymousFailures:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self._stopping.wait()
-            await self.flush()
+            with surviving(log, "counting failures"):
+                await self.flush()
 
 
 @dataclass(frozen=True, slots=True)

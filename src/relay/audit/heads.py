@@ -98,6 +98,8 @@ class HeadKeeper:
             log.critical("the audit head was not signed: %s", error)
         except StoreUnavailable as error:
             log.warning("the audit head could not be signed now: %s", error)
+        except Exception as error:  # a defect in one round must not end all signing
+            log.error("signing the audit head broke", exc_info=error)
 
     async def _head(self) -> tuple[int, str]:
         """Return size and hash of the log; the head row must name the last row there is."""

@@ -145,8 +145,19 @@ def _walk(person: _Client, data: Path) -> None:
     for event in reversed(person.call("GET", "/audit?limit=50")["items"]):
         became = event["outcome"] or event["decision"]
         _show(f"{event['seq']:>3}  {event['tag']:<27} {event['action']:<11} {became}".rstrip())
-    verdict = person.call("GET", "/audit/verify")
+    verdict = _verified(person)
     _show(f"verified: ok={verdict['ok']}  {verdict['size']} events  head {verdict['head'][:16]}…")
+
+
+def _verified(person: _Client) -> dict[str, Any]:
+    """Return a verification of what was shown; an answer may be a few seconds old."""
+    shown = person.call("GET", "/audit?limit=1")["items"][0]["seq"]
+    until = time.monotonic() + _RUN_SECONDS
+    while True:
+        verdict: dict[str, Any] = person.call("GET", "/audit/verify")
+        if not verdict["ok"] or verdict["size"] >= shown or time.monotonic() > until:
+            return verdict
+        time.sleep(0.2)
 
 
 def _run_when(agent: _Client, run: dict[str, Any], status: str) -> dict[str, Any]:

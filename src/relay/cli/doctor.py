@@ -78,7 +78,7 @@ def _outside(url: str, ca_file: Path | None, address: str | None, *, burst: bool
 
 def _print_json(report: "Report", strict: bool) -> None:
     view = {"ok": report.ok(strict=strict), "findings": [asdict(finding) for finding in report.findings]}
-    typer.echo(json.dumps(view, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(view, indent=2))  # in ASCII: a terminal obeys more than the characters that JSON escapes
 
 
 def _print(report: "Report") -> None:

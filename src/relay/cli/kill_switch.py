@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from relay.cli.context import with_house
+from relay.cli.context import fail, with_house
 from relay.cli.key_shared import key_id_option
 from relay.core.ids import new_id
 from relay.identity.operator import operator
@@ -98,12 +98,14 @@ def _asked(
 
 def _turn(on: bool, asked: tuple[StopKind, str, str], reason: str, as_json: bool) -> None:
     kind, subject, workspace = asked
+    nothing: list[bool] = []
 
     async def turn(house: "House") -> list[Stop]:
         kill_switch, where = _kill_switch(house), workspace
         if kind == "key":
             found = await find_by_id(house.database.reader, subject)
             where = found.record.workspace_id if found is not None else EVERYWHERE
+        before = await kill_switch.on_everywhere()
         await kill_switch.turn(
             operator(),
             on=on,
@@ -113,9 +115,14 @@ def _turn(on: bool, asked: tuple[StopKind, str, str], reason: str, as_json: bool
             reason=reason,
             request_id=new_id("req"),
         )
-        return await kill_switch.on_everywhere()
+        after = await kill_switch.on_everywhere()
+        if not on and after == before:
+            nothing.append(True)
+        return after
 
     _show(with_house(turn), as_json)
+    if nothing:
+        fail("that was not stopped by the operator, and nothing has changed; say off with the options of on")
 
 
 def _kill_switch(house: "House") -> KillSwitch:

@@ -85,6 +85,9 @@ async def _rotate(
             outcomes.append({"kind": kind.value, "ok": skip_nothing, "rotated": False, "reason": str(error)})
         except RotationRefused as error:
             outcomes.append({"kind": kind.value, "ok": False, "rotated": False, "reason": str(error)})
+        except OSError as error:
+            reason = f"{error.filename or house.settings.data_dir}: {error.strerror}; run this again"
+            outcomes.append({"kind": kind.value, "ok": False, "rotated": False, "reason": reason})
         else:
             outcomes.append(_outcome(kind, report))
     return outcomes

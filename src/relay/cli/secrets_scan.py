@@ -122,9 +122,7 @@ def _print(report: "Report", living: set[str], revoked: set[str]) -> None:
         typer.echo(f"not scanned: {plain(line)}", err=True)
     for key_id in sorted(living):
         typer.echo(f"{key_id} {'is revoked now' if key_id in revoked else 'LIVES: relay key revoke ' + key_id}")
-    typer.echo(
-        f"{_counted(len(report.findings), 'finding')} in {_counted(report.scanned, 'file or version')}", err=True
-    )
+    typer.echo(f"{_counted(len(report.findings), 'finding')} in {_counted(report.scanned, 'text')}", err=True)
 
 
 def _as_json(report: "Report", living: set[str], revoked: set[str]) -> dict[str, Any]:

@@ -101,5 +101,6 @@ def run_reloading(overrides: Mapping[str, str]) -> None:
 
 
 def _reloaded(overrides: dict[str, str]) -> None:
+    _end_with_parent()
     settings = load_settings(overrides=overrides)
     raise SystemExit(run_one(overrides, bind(settings.host, settings.port)))

@@ -59,7 +59,9 @@ def _command(settings: Settings) -> str:
     called = Path(sys.argv[0])
     near = os.path.relpath(called)
     command = "relay" if called.name != "relay" else min(near, str(called), key=len)
+    # A .env in this folder is read by commands that are told the same.
+    told = "RELAY_ENV=local " if settings.env == "local" else ""
     default = FIELDS["RELAY_DATA_DIR"].get_default(call_default_factory=True)
-    if settings.data_dir == default:
-        return command
-    return f"RELAY_DATA_DIR={shlex.quote(str(settings.data_dir))} {command}"
+    if settings.data_dir != default:
+        told += f"RELAY_DATA_DIR={shlex.quote(str(settings.data_dir))} "
+    return told + command

@@ -103,7 +103,7 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check(
         "metrics-token",
         "settings",
-        "metrics want a token",
+        "metrics that others can reach want a token",
         "warn",
         exposure.metrics_token,
         "set METRICS_TOKEN_FILE, or TELEMETRY_ENABLED=false",
@@ -270,7 +270,7 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check(
         "first-key",
         "keys",
-        "the first key has been replaced",
+        "the first key is not in use after its first week",
         "warn",
         people.first_key,
         "make keys with a purpose, then relay key revoke the first one",

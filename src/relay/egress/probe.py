@@ -87,14 +87,18 @@ class Prober:
     async def send(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Reply:
-        """Send one request and return the answer; :data:`NO_ANSWER` when none came within ten seconds."""
+        """Send one request and return the answer, as far as it came within ten seconds; :data:`NO_ANSWER` for none."""
         assert self._session is not None, "used outside its block"
         url = URL(f"{self.target.scheme}://{self.target.authority}{path}", encoded=True)
         found: Reply = NO_ANSWER
         try:
             async with self._session.request(method, url, headers=headers, data=body, allow_redirects=False) as answer:
                 found = Reply(answer.status, _joined(answer.headers), b"")
-                found = Reply(found.status, found.headers, await answer.content.read(MAX_ANSWER))
+                while len(found.body) < MAX_ANSWER:
+                    part = await answer.content.read(MAX_ANSWER - len(found.body))  # what has come, not all of it
+                    if not part:
+                        break
+                    found = Reply(found.status, found.headers, found.body + part)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
             return found
         return found

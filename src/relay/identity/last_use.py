@@ -11,6 +11,7 @@ from relay.core.clock import MINUTE
 from relay.store.api_keys import note_used
 from relay.store.peppers import Rehash, rehash
 from relay.store.writer import StoreUnavailable, Writer
+from relay.telemetry.surviving import surviving
 
 FLUSH_SECONDS: Final = 60
 ROWS_PER_UNIT: Final = 500
@@ -75,4 +76,5 @@ class LastUse:
     async def _flush_for_ever(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
+            with surviving(log, "writing when keys were used"):
+                await self.flush()

@@ -69,7 +69,7 @@ class Quarantine:
         """Take a key out of quarantine and return it; its child tokens stay ended.
 
         404 for a key of another workspace; 403 for an agent and for whoever descends from the key; 409 for a key that
-        is in no quarantine, or has ended meanwhile.
+        is in no quarantine or has ended meanwhile, and for a honey key, which would be a trap that has been sprung.
         """
         moment = now()
 
@@ -78,6 +78,8 @@ class Quarantine:
             keys, key = found_key(tx, actor, key_id)
             rules.require_may_release(actor, key)
             _require_not_ended(key, moment)
+            if key.honey:
+                raise Conflict("A honey key opens nothing and is not released; revoke it and make another.")
             if key.quarantined_at is None:
                 raise Conflict("This key is in no quarantine.")
             keys.release(key.id)

@@ -20,6 +20,7 @@ from relay.store.database import Database
 from relay.store.notices import first_time
 from relay.store.tables.webhooks_in import webhook_receiver_secrets
 from relay.store.writer import StoreUnavailable, Tx
+from relay.telemetry.surviving import surviving
 
 LOOK_SECONDS: Final = HOUR / MICROSECONDS
 _FOR_EVER: Final = 3650 * DAY
@@ -135,10 +136,14 @@ class Care:
 
             await self._database.writer.run(unit)
 
+    async def _looked(self) -> None:
+        try:
+            await self.look(now())
+        except (StoreUnavailable, SettingsError, OSError) as error:  # OSError: a folder that is full or read-only
+            log.warning("the secrets are looked after an hour later: %s", error)
+
     async def _for_ever(self) -> None:
         while True:
-            try:
-                await self.look(now())
-            except (StoreUnavailable, SettingsError) as error:
-                log.warning("the secrets are looked after an hour later: %s", error)
+            with surviving(log, "looking after the secrets"):
+                await self._looked()
             await asyncio.sleep(LOOK_SECONDS)

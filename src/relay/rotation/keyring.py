@@ -43,6 +43,7 @@ from relay.store.rotation import (
     read_secrets,
 )
 from relay.store.writer import StoreUnavailable, Tx
+from relay.telemetry.surviving import surviving
 
 LOOK_SECONDS: Final = 0.25
 BEAT_SECONDS: Final = 10.0
@@ -285,8 +286,12 @@ class Keyring:
             moved = generation is not None and generation != self._read_under
             if not moved and time.monotonic() < self._next_beat:
                 continue
-            try:
-                await self.refresh()
-            except (StoreUnavailable, SettingsError) as error:
-                log.warning("what is current cannot be looked up now: %s", error)
-                self._next_beat = time.monotonic() + 1.0
+            with surviving(log, "following the secrets"):
+                await self._refreshed()
+
+    async def _refreshed(self) -> None:
+        try:
+            await self.refresh()
+        except (StoreUnavailable, SettingsError, OSError) as error:
+            log.warning("what is current cannot be looked up now: %s", error)
+            self._next_beat = time.monotonic() + 1.0

@@ -20,6 +20,7 @@ from relay.store.runs import RunsOfAllWorkspaces
 from relay.store.vault import Vault
 from relay.store.writer import StoreUnavailable
 from relay.telemetry import context
+from relay.telemetry.surviving import surviving
 
 SWEEP_SECONDS: Final = 2.0
 _SWEEP_LIMIT: Final = 500
@@ -128,7 +129,8 @@ class Runner:
     async def _sweep_for_ever(self) -> None:
         for number in itertools.count(1):
             await asyncio.sleep(self._sweep_seconds)
-            with contextlib.suppress(StoreUnavailable):  # the next sweep finds the same
+            # The next sweep finds the same where the database is away.
+            with surviving(log, "a sweep of runs"), contextlib.suppress(StoreUnavailable):
                 if number % _DECIDED_EVERY == 0:
                     await self._resume_decided()
                 await self._sweep()

@@ -19,7 +19,7 @@ from relay.settings.parse import is_loopback_host, origin
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
 
-INSTALL: Final = "pip install --require-hashes -r requirements/aws.txt"
+INSTALL: Final = ".venv/bin/pip install --require-hashes --no-deps --only-binary :all: -r requirements/aws.txt"
 CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 5
 ATTEMPTS: Final = 2

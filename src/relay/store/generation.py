@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from typing import Final
 
@@ -10,6 +11,9 @@ from sqlalchemy import func, select
 from relay.store.reader import Reader
 from relay.store.tables import generations
 from relay.store.writer import StoreUnavailable
+from relay.telemetry.surviving import surviving
+
+log = logging.getLogger("relay.store")
 
 POLL_SECONDS: Final = 0.5
 STALE_SECONDS: Final = 1.0
@@ -53,7 +57,8 @@ async def poll(generation: Generation, reader: Reader) -> None:
     generation.expect_observations()
     while True:
         asked_at = time.monotonic()
-        with contextlib.suppress(StoreUnavailable):  # unread for a second, the caches are void by themselves
+        # Unread for a second, the caches are void by themselves.
+        with surviving(log, "following the generation"), contextlib.suppress(StoreUnavailable):
             row = await reader.one(statement)
             generation.observed(row[0] if row else None, asked_at)
         await asyncio.sleep(POLL_SECONDS)

@@ -18,6 +18,7 @@ from relay.store.tables.unusual import unusual_sightings
 from relay.store.tables.webhooks_in import webhook_events, webhook_receipts, webhook_receiver_secrets
 from relay.store.tables.webhooks_out import webhook_attempts, webhook_deliveries, webhook_messages, webhook_notices
 from relay.store.writer import StoreUnavailable, Tx, Writer
+from relay.telemetry.surviving import surviving
 
 PURGE_SECONDS: Final = 60.0
 CHILD_GRACE: Final = 7 * DAY
@@ -102,7 +103,8 @@ class Purge:
     async def _forever(self) -> None:
         while True:
             await asyncio.sleep(PURGE_SECONDS)
-            try:
-                await self.once(now())
-            except StoreUnavailable as error:
-                log.warning("the purge waits for the database: %s", error)
+            with surviving(log, "a purge"):
+                try:
+                    await self.once(now())
+                except StoreUnavailable as error:
+                    log.warning("the purge waits for the database: %s", error)

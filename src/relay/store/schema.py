@@ -26,6 +26,8 @@ def current_revision(target: Target) -> str | None:
                 row = connection.execute(_VERSION).fetchone()
             except sqlite3.OperationalError:
                 return None
+            except sqlite3.DatabaseError as error:
+                raise _damaged(target, error) from None
             return str(row[0]) if row else None
     found = _ask_postgres(target, "SELECT to_regclass('alembic_version')")
     if found is None or found[0] is None:
@@ -41,8 +43,18 @@ def has_data(target: Target) -> bool:
     if target.kind == "sqlite":
         assert target.path is not None
         with contextlib.closing(sqlite3.connect(target.path)) as connection:
-            return connection.execute(_INSTALLED).fetchone() is not None
+            try:
+                return connection.execute(_INSTALLED).fetchone() is not None
+            except sqlite3.DatabaseError as error:
+                raise _damaged(target, error) from None
     return _ask_postgres(target, _INSTALLED) is not None
+
+
+def _damaged(target: Target, error: sqlite3.DatabaseError) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{target.place} cannot be read ({error}); restore a backup,"
+        " and remove the files beside it that end in -wal and -shm"
+    )
 
 
 def _ask_postgres(target: Target, question: LiteralString) -> tuple[Any, ...] | None:

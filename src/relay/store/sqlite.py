@@ -19,6 +19,11 @@ from relay.telemetry.metrics import Metrics
 BUSY_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.01
 _AWAY: Final = (sqlite3.OperationalError, sqlite3.InterfaceError, sqlite3.NotSupportedError)
+_DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
+
+
+def _damaged(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.DatabaseError) and getattr(error, "sqlite_errorname", "") in _DAMAGED
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -105,7 +110,7 @@ class SqliteWriter(Writer):
             await asyncio.get_running_loop().run_in_executor(self._thread, connection.execute, "COMMIT")
         except BrokenBatch as broken:
             self._rollback(connection)
-            if isinstance(broken.__cause__, _AWAY):
+            if isinstance(broken.__cause__, _AWAY) or _damaged(broken.__cause__):
                 raise StoreUnavailable(str(broken.__cause__)) from None
             raise
         except sqlite3.Error as error:

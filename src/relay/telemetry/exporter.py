@@ -60,13 +60,17 @@ class Exporter:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(LAST_SECONDS):
-                while self._traces.waiting and await self._send_spans():
-                    pass
+                await self._send_all_spans()
                 if self._collect is not None:
                     await self._send_metrics(self._collect)
-        await self._close()
+        except TimeoutError:
+            pass
+        except Exception as error:  # whatever broke, what else has to be done at the end is done
+            log.error("the last export failed", exc_info=error)
+        finally:
+            await self._close()
 
     async def _export_spans(self) -> None:
         pause = SPANS_SECONDS
@@ -78,18 +82,32 @@ class Exporter:
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
             self._wake.clear()
-            while self._traces.waiting:
-                if not await self._send_spans():
-                    pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-                    break
-                pause = SPANS_SECONDS
+            longer = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            try:
+                pause = SPANS_SECONDS if await self._send_all_spans() else longer
+            except Exception as error:  # a defect in one export must not end all exporting
+                log.error("exporting spans failed", exc_info=error)
+                pause = longer
             self._tell_dropped()
+
+    async def _send_all_spans(self) -> bool:
+        """Send what waits, batch by batch; False when the collector may take the rest another time."""
+        while self._traces.waiting:
+            if not await self._send_spans():
+                return False
+        return True
 
     async def _send_spans(self) -> bool:
         """Send one batch; False when the collector may take it another time."""
         waiting = self._traces.waiting
         batch = list(itertools.islice(waiting, BATCH))
-        sent = await self._send(_TRACES, await asyncio.to_thread(self._encoder.spans, batch))
+        try:
+            body = await asyncio.to_thread(self._encoder.spans, batch)
+        except Exception as error:  # a span that can be no message never will be, and must not hold up the others
+            log.error("%d spans could not be encoded and are dropped", len(batch), exc_info=error)
+            sent = True
+        else:
+            sent = await self._send(_TRACES, body)
         if sent:
             for _ in batch:
                 waiting.popleft()
@@ -98,7 +116,10 @@ class Exporter:
     async def _export_metrics(self, collect: Collect, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            await self._send_metrics(collect)
+            try:
+                await self._send_metrics(collect)
+            except Exception as error:  # a defect in one round must not end all exports
+                log.error("exporting metrics failed", exc_info=error)
 
     async def _send_metrics(self, collect: Collect) -> None:
         families = await collect()

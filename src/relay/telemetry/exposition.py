@@ -66,6 +66,7 @@ class Exposition:
     def __init__(self, metrics: Metrics, sources: Mapping[str, Source]) -> None:
         self._metrics = metrics
         self._sources = {name: _Cached(source) for name, source in sources.items()}
+        self._encoding = asyncio.Lock()
 
     async def answer(self, accept: str) -> tuple[bytes, str]:
         """Return the text and its media type: OpenMetrics where ``accept`` asks for it, else Prometheus text.
@@ -75,8 +76,10 @@ class Exposition:
         """
         await self._read_sources()
         encode, media_type = _OPENMETRICS if _prefers_openmetrics(accept) else _TEXT
-        # In a thread, since some thousand lines take milliseconds that other requests should not wait for.
-        return await asyncio.to_thread(encode, self.registry()), media_type
+        # In a thread, since some thousand lines take milliseconds that other requests should not wait for, and one at a
+        # time: a crowd of scrapes would keep every thread of the process busy, and requests from being answered.
+        async with self._encoding:
+            return await asyncio.to_thread(encode, self.registry()), media_type
 
     async def collect(self) -> list[Family]:
         """Return what a scrape would show, for an exporter of another form."""

@@ -12,7 +12,7 @@ from prometheus_client import Metric as Family
 from relay.telemetry.spans import Value
 from relay.telemetry.traces import Span, safe
 
-INSTALL: Final = 'pip install "relay[otel]"'
+INSTALL: Final = ".venv/bin/pip install --require-hashes --no-deps --only-binary :all: -r requirements/otel.txt"
 _SCOPE: Final = "relay"
 _CUMULATIVE: Final = 2
 _ERROR: Final = 2

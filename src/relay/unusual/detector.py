@@ -224,8 +224,9 @@ class Detector:
                 habits = Habits.from_json(
                     self._vault.unseal(body, workspace=workspace, purpose=PURPOSE, record_id=name)
                 )
-            except EnvelopeError as error:
-                log.error("the habits of %s cannot be read and are learnt anew: %s", name, error)
+            except (EnvelopeError, AttributeError, KeyError, TypeError, ValueError) as error:
+                # Also what another version wrote in another form: one record must not keep all others from being read.
+                log.error("the habits of %s cannot be read and are learnt anew: %s", name, type(error).__name__)
         return Watched(habits, "workspace" if name == _workspace_record(workspace) else "key")
 
     async def _forever(self) -> None:

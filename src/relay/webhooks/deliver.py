@@ -23,6 +23,7 @@ from relay.store.endpoints import EndpointsOfAllWorkspaces
 from relay.store.writer import StoreUnavailable
 from relay.telemetry import context
 from relay.telemetry.spans import Value, cause_of, root
+from relay.telemetry.surviving import surviving
 from relay.webhooks.journal import ERASED, Attempted, Claim, Journal
 from relay.webhooks.outbox import Outbox
 from relay.webhooks.places import Places
@@ -277,12 +278,14 @@ class Sender:
             self._wakes.clear()
             woken, self._woken = self._woken, set()
             for endpoint_id in woken:
-                with contextlib.suppress(StoreUnavailable):  # the sweep finds it
+                # The sweep finds it where the database is away.
+                with surviving(log, "waking a delivery"), contextlib.suppress(StoreUnavailable):
                     await self._queue.put(KIND, endpoint_id)
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            with contextlib.suppress(StoreUnavailable):  # the next sweep finds the same
+            # The next sweep finds the same where the database is away.
+            with surviving(log, "a sweep of deliveries"), contextlib.suppress(StoreUnavailable):
                 for endpoint_id in await DeliveriesOfAllWorkspaces.endpoints_due(
                     self._database.reader, now(), _SWEEP_LIMIT
                 ):

@@ -20,6 +20,7 @@ from relay.store.database import Database
 from relay.store.endpoints import EndpointsOfAllWorkspaces
 from relay.store.notices import first_time
 from relay.store.writer import StoreUnavailable, Tx
+from relay.telemetry.surviving import surviving
 from relay.webhooks.types import expand
 
 WARN_DAYS: Final = (3, 14)
@@ -111,7 +112,8 @@ class Watch:
 
     async def _look_for_ever(self) -> None:
         while True:
-            with contextlib.suppress(StoreUnavailable):  # an hour later is early enough
+            # An hour later is early enough where the database is away.
+            with surviving(log, "looking for keys that end"), contextlib.suppress(StoreUnavailable):
                 await self.look(now())
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from relay.doctor.outside.seen import Seen
-from relay.egress.probe import Prober, Reply
+from relay.egress.probe import NO_ANSWER, Prober, Reply
 
 BURST: Final = 120
 STRANGER: Final = "https://attacker.example"
@@ -19,6 +19,8 @@ _JSON: Final = {"Content-Type": "application/json"}
 _AT_ONCE: Final = 8
 _LONGEST_WAIT: Final = 65.0
 _WAITS: Final = 2
+PATIENCE: Final = 180.0
+"""For how many seconds in all answers are waited for; what is asked after that counts as not answered."""
 
 
 async def ask(url: str, *, ca_file: Path | None = None, address: str | None = None, burst: bool = False) -> Seen:
@@ -54,15 +56,24 @@ class _Asking:
     def __init__(self, prober: Prober) -> None:
         self._prober = prober
         self._waits = _WAITS
+        self._patience = PATIENCE
 
     async def send(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Reply:
-        reply = await self._prober.send(method, path, headers, body)
+        reply = await self._send(method, path, headers, body)
         while reply.status == 429 and self._waits and (seconds := _retry_after(reply)) <= _LONGEST_WAIT:
             self._waits -= 1
             await pause(seconds)
-            reply = await self._prober.send(method, path, headers, body)
+            reply = await self._send(method, path, headers, body)
+        return reply
+
+    async def _send(self, method: str, path: str, headers: Mapping[str, str] | None, body: bytes | None) -> Reply:
+        if self._patience <= 0:
+            return NO_ANSWER
+        began = time.monotonic()
+        reply = await self._prober.send(method, path, headers, body)
+        self._patience -= time.monotonic() - began
         return reply
 
 

@@ -230,7 +230,7 @@ def clock(seen: Seen) -> str | None:
     text = seen.reply("health").headers.get("date", "")
     try:
         at = parsedate_to_datetime(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return "answers carry no date"
     off = at - seen.at
     return f"its clock and this one's differ by {abs(off):.0f} s" if abs(off) > _CLOCK_SECONDS else None
