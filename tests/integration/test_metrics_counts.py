@@ -539,7 +539,7 @@ async def test_an_answer_past_the_gate_is_a_violation(local: Gateway, monkeypatc
 
 async def test_keys_by_kind_and_the_next_end(gateway: Gateway) -> None:
     async def make() -> None:
-        body = {"kind": "agent", "scopes": ["audit:read"], "expires_days": 5}
+        body = {"kind": "agent", "scopes": ["audit:read"], "expires_days": 15}
         made = (await gateway.post("/keys", body, key=gateway.admin)).expect(201)
         dead = (await gateway.post("/keys", {**body, "expires_days": 1}, key=gateway.admin)).expect(201)
         assert (await gateway.call("DELETE", f"/keys/{dead['id']}", key=gateway.admin)).status < 300
@@ -548,7 +548,30 @@ async def test_keys_by_kind_and_the_next_end(gateway: Gateway) -> None:
     moved = await moved_by(gateway, make)
     assert moved["relay_keys"] == {"agent": 1}
     ends = pick(await scrape(gateway), "relay_key_soonest_end_timestamp_seconds")
-    assert abs(ends - (now() + 5 * DAY) / MICROSECONDS) < 120
+    assert abs(ends - (now() + 15 * DAY) / MICROSECONDS) < 120
+
+
+async def test_a_key_that_was_made_to_end_soon_is_no_next_end(gateway: Gateway) -> None:
+    for days in (14, 15, 5):
+        body = {"kind": "person", "scopes": ["audit:read"], "expires_days": days}
+        (await gateway.post("/keys", body, key=gateway.admin)).expect(201)
+    figures = await Measures(gateway.database.reader).keys()
+    ends = figures["relay_key_soonest_end_timestamp_seconds"][()]
+    assert abs(ends - (now() + 15 * DAY) / MICROSECONDS) < 120
+    assert figures["relay_keys"]["person",] >= 3  # they live all the same
+    assert max(WARN_DAYS) * DAY == SHORT_LIFE
+
+
+async def test_the_keys_that_end_first_are_those_that_are_read(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for days in (40, 30, 20, 60, 50):
+        body = {"kind": "person", "scopes": ["audit:read"], "expires_days": days}
+        (await gateway.post("/keys", body, key=gateway.admin)).expect(201)
+    monkeypatch.setattr("relay.store.measures._LIMIT", literal_column("1", Integer))
+    figures = await Measures(gateway.database.reader).keys()
+    ends = figures["relay_key_soonest_end_timestamp_seconds"][()]
+    assert abs(ends - (now() + 20 * DAY) / MICROSECONDS) < 120
 
 
 async def test_secrets_and_when_they_should_be_rotated(gateway: Gateway) -> None:

@@ -1,14 +1,14 @@
 """How much of what there is: figures about the database for metrics. They name no workspace and no row.
 
-Every statement reads from an index, and no more than :data:`MOST_COUNTED` rows: a figure that stands there means that
-many or more. None of them takes a lock.
+No statement takes more than :data:`MOST_COUNTED` rows: a figure that stands there means that many or more. Every one reads
+from an index, but for that about keys, which sorts them by their end and is asked for less often. None takes a lock.
 """
 
 from typing import Final
 
 from sqlalchemy import ColumnElement, Executable, Integer, Select, and_, func, literal_column, or_, select
 
-from relay.core.clock import MICROSECONDS, now
+from relay.core.clock import DAY, MICROSECONDS, now
 from relay.store.reader import Reader
 from relay.store.tables import api_keys, attempts, audit_events, audit_head, run_events, runs
 from relay.store.tables.approvals import approvals
@@ -17,6 +17,9 @@ from relay.store.tables.webhooks_out import webhook_deliveries, webhook_endpoint
 from relay.telemetry.layout import Series, zeros
 
 MOST_COUNTED: Final = 10_000
+SHORT_LIFE: Final = 14 * DAY
+"""A key that was made to live no longer than this is meant to end: its end is no news. The earliest warning of its
+workspace comes as long before (``relay.webhooks.watch``)."""
 
 _LIMIT: Final = literal_column(str(MOST_COUNTED), Integer)
 _OPEN_RUNS: Final = ("queued", "running", "pending_approval")
@@ -43,16 +46,21 @@ class Measures:
         }
 
     async def keys(self) -> Figures:
-        """Return the figures about API keys, which cost the most rows and change slowly."""
+        """Return the figures about API keys, which cost the most rows and change slowly.
+
+        The soonest end is of keys without successor that were made to live longer than :data:`SHORT_LIFE`.
+        """
         at, key = now(), api_keys.c
         living = (
-            select(key.kind, key.expires_at, key.successor_id)
+            select(key.kind, key.created_at, key.expires_at, key.successor_id)
             .where(key.revoked_at.is_(None), key.quarantined_at.is_(None), key.expires_at > at)
             .where(key.parent_id.is_(None), key.honey == 0)
+            .order_by(key.expires_at)
             .limit(_LIMIT)
             .subquery()
         )
-        ends = func.min(living.c.expires_at).filter(living.c.successor_id.is_(None))
+        long_lived = living.c.expires_at - living.c.created_at > SHORT_LIFE
+        ends = func.min(living.c.expires_at).filter(living.c.successor_id.is_(None), long_lived)
         rows = await self._reader.all(select(living.c.kind, func.count(), ends).group_by(living.c.kind))
         found: Figures = zeros("relay_keys", "relay_key_soonest_end_timestamp_seconds")
         for kind, count, _ in rows:

@@ -183,7 +183,7 @@ METRICS: Final = (
     Metric(
         "relay_key_soonest_end_timestamp_seconds",
         "gauge",
-        "When the next API key ends that has no successor; 0 without any.",
+        "When the next API key ends that has no successor and was made to live over 14 days; 0 without any.",
         shared=True,
     ),
     Metric("relay_keys", "gauge", "API keys that live.", {"kind": ("agent", "person")}, shared=True),
