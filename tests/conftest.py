@@ -3,6 +3,7 @@
 Databases are fresh and upgraded: a SQLite file, and one on a real PostgreSQL server.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -38,6 +39,17 @@ def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
                 patch.delenv(name)
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("xdg")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging; the next test finds it as it was before."""
+    loggers = [logging.getLogger(), logging.getLogger("relay")]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

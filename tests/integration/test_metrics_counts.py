@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 from prometheus_client.samples import Sample
-from sqlalchemy import text, update
+from sqlalchemy import Integer, literal_column, text, update
 
 from relay.core.clock import DAY, MICROSECONDS, now
 from relay.core.principal import SCOPES
 from relay.crypto.webhooks import new_secret_for
 from relay.house import House, open_house
 from relay.policy.engine import _Answer
-from relay.store.measures import Measures
+from relay.store.measures import SHORT_LIFE, Measures
 from relay.store.query import Query
 from relay.store.tables import audit_events
 from relay.store.target import Target
 from relay.store.writer import StoreUnavailable, Tx
 from relay.telemetry import exposition
 from relay.telemetry.catalogue import BY_NAME, SECRETS
+from relay.webhooks.watch import WARN_DAYS
 from tests.approvals_kit import Deeds, connector
 from tests.gateway import Gateway, open_gateway
 from tests.limits_kit import UNLIMITED
@@ -555,7 +556,7 @@ async def test_a_key_that_was_made_to_end_soon_is_no_next_end(gateway: Gateway) 
     for days in (14, 15, 5):
         body = {"kind": "person", "scopes": ["audit:read"], "expires_days": days}
         (await gateway.post("/keys", body, key=gateway.admin)).expect(201)
-    figures = await Measures(gateway.database.reader).keys()
+    figures = await Measures(gateway.house.database.reader).keys()
     ends = figures["relay_key_soonest_end_timestamp_seconds"][()]
     assert abs(ends - (now() + 15 * DAY) / MICROSECONDS) < 120
     assert figures["relay_keys"]["person",] >= 3  # they live all the same
@@ -569,7 +570,7 @@ async def test_the_keys_that_end_first_are_those_that_are_read(
         body = {"kind": "person", "scopes": ["audit:read"], "expires_days": days}
         (await gateway.post("/keys", body, key=gateway.admin)).expect(201)
     monkeypatch.setattr("relay.store.measures._LIMIT", literal_column("1", Integer))
-    figures = await Measures(gateway.database.reader).keys()
+    figures = await Measures(gateway.house.database.reader).keys()
     ends = figures["relay_key_soonest_end_timestamp_seconds"][()]
     assert abs(ends - (now() + 20 * DAY) / MICROSECONDS) < 120
 

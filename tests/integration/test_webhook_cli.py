@@ -105,12 +105,12 @@ def test_verify_says_why(secret_file: str) -> None:
 
 
 def test_where_the_secret_comes_from(tmp_path: Path) -> None:
-    body = keep(tmp_path / "body", VECTOR_BODY)
+    secret, body = new_secret(), keep(tmp_path / "body", VECTOR_BODY)
     arguments = ["sign", "--file", body, "--id", "msg_1", "--timestamp", "1614265330"]
-    by_file = relay(*arguments, "--secret-file", keep(tmp_path / "secret", VECTOR_SECRET)).stdout
+    by_file = relay(*arguments, "--secret-file", keep(tmp_path / "secret", secret)).stdout
     assert "v1," in by_file
-    assert relay(*arguments, "--secret-file", "-", given=VECTOR_SECRET + "\n").stdout == by_file
-    assert relay(*arguments, home=tmp_path, WEBHOOK_SIGNING_SECRET=VECTOR_SECRET).stdout == by_file
+    assert relay(*arguments, "--secret-file", "-", given=secret + "\n").stdout == by_file
+    assert relay(*arguments, home=tmp_path, WEBHOOK_SIGNING_SECRET=secret).stdout == by_file
     nothing = relay(*arguments, home=tmp_path)
     assert nothing.exit_code == 2 and "--secret-file" in nothing.output
     assert not (tmp_path / "data").exists()

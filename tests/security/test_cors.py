@@ -61,7 +61,11 @@ async def test_a_preflight_needs_no_credential(gateway: Gateway) -> None:
 
 
 async def test_a_preflight_names_every_method_of_the_path(gateway: Gateway) -> None:
-    for path, methods in (("/keys", "GET, POST"), ("/keys/key_x", "DELETE"), ("/keys/key_x/allowed-networks", "PUT")):
+    for path, methods in (
+        ("/keys", "GET, POST"),
+        ("/keys/key_x", "DELETE, PATCH"),
+        ("/keys/key_x/allowed-networks", "PUT"),
+    ):
         answer = await preflight(gateway, path, methods.partition(",")[0])
         assert answer.headers["Access-Control-Allow-Methods"] == methods, path
 

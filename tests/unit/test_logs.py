@@ -7,7 +7,7 @@ import logging
 import os
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import pytest
@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from relay.crypto.api_key import new_api_key
 from relay.telemetry import context
-from relay.telemetry.lines import MAX_MESSAGE, plain
+from relay.telemetry.lines import MAX_LINE, MAX_MESSAGE, plain
 from relay.telemetry.logs import FIELDS, configure_logging, formatter_for
+from relay.telemetry.redaction import CUT
 from relay.telemetry.security import SecurityLog
 from relay.telemetry.sink import Sink
 
@@ -85,6 +86,57 @@ def test_no_control_or_bidi_character_reaches_a_terminal(message: str, more: dic
         assert not rest
     for char in "".join([first, *rest]):
         assert unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp"), hex(ord(char))
+
+
+LARGE: list[dict[str, Any]] = [
+    {"params": [["x" * 30_000] * 3] * 40},
+    {f"field {number}": "x" * 2000 for number in range(1000)},
+    {"x" * 3_000_000: 1, "after": 2},
+    {"\U0001f600" * 20_000: 1, "after": 2},
+    {"\U000e0001" * 20_000: 1},
+    {f"field {number}": "\U000e0001" * 2048 for number in range(8)},
+    {"params": {"inner": [f"it is {KEY}" + "\x00" * 30_000] * 100}},
+]
+
+
+@pytest.mark.parametrize("more", LARGE, ids=range(len(LARGE)))
+@pytest.mark.parametrize("message", ["hello", "\U0001f600" * 9000, "\U000e0001" * 9000])
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_line_is_bounded_whatever_it_holds(
+    form: Literal["json", "console"], message: str, more: dict[str, Any]
+) -> None:
+    line = formatter_for(form).format(record("%s", message, **{FIELDS: more}))
+    assert len(line.encode()) <= MAX_LINE == 65_536
+    assert KEY not in line
+    assert CUT in line
+    if form == "json":
+        found = json.loads(line)
+        assert list(found)[:4] == ["time", "level", "logger", "message"]
+
+
+def test_what_a_terminal_needs_more_bytes_for_is_bounded_too() -> None:
+    more = {"traceback": "frame\n" * 1300, **{f"field {number}": f"{'x' * 2000}\u00e9" for number in range(27)}}
+    line = formatter_for("console").format(record("hello", **{FIELDS: {**more, "last": "\u202e" * 150}}))
+    assert len(line.encode()) <= MAX_LINE and "hello" in line and line.endswith(CUT)
+
+
+def test_no_half_of_a_secret_is_left_where_a_line_is_cut() -> None:
+    for form in ("json", "console"):
+        for before in range(1270, 1400):
+            line = formatter_for(form).format(record("\U0001f600" * before + f" {KEY}", **{FIELDS: {"a": "b"}}))
+            assert KEY[: len("relay_sk_") + 9] not in line
+
+
+def test_a_field_that_is_too_large_is_cut_and_the_others_are_kept() -> None:
+    more = {"before": 1, "params": [["x" * 30_000] * 3] * 40, "note": "y" * 2000, "after": 2}
+    found = in_json(record("hello", **{FIELDS: more}))
+    assert found["params"] == CUT
+    assert (found["message"], found["before"], found["note"], found["after"]) == ("hello", 1, "y" * 2000, 2)
+    shown = formatter_for("console").format(record("hello", **{FIELDS: more}))
+    assert f"before=1 params={CUT} note={'y' * 2000} after=2" in shown
+    large = in_json(record("\U0001f600" * 8000, **{FIELDS: {"after": 2}}))
+    assert large["message"] == "\U0001f600" * large["message"].count("\U0001f600") + CUT
+    assert len(large["message"]) > 1000 and large["after"] == 2
 
 
 def test_what_is_not_printable_is_seen() -> None:

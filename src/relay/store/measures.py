@@ -1,7 +1,8 @@
 """How much of what there is: figures about the database for metrics. They name no workspace and no row.
 
-No statement takes more than :data:`MOST_COUNTED` rows: a figure that stands there means that many or more. Every one reads
-from an index, but for that about keys, which sorts them by their end and is asked for less often. None takes a lock.
+No statement takes more than :data:`MOST_COUNTED` rows: a figure that stands there means that many or more. Every one
+reads from an index, but for that about keys, which sorts them by their end and is asked for less often. None takes a
+lock.
 """
 
 from typing import Final

@@ -18,6 +18,8 @@ from relay.telemetry.redaction import CUT, HIDDEN, hints_at_secret, names_secret
 
 MAX_MESSAGE: Final = 8192
 MAX_VALUE: Final = 2048
+MAX_LINE: Final = 65_536
+"""In bytes, the line break left out, whatever a record holds; what has no room is ``[cut]``."""
 MAX_FRAMES: Final = 40
 MAX_CHAIN: Final = 5
 
@@ -27,6 +29,8 @@ Render = Callable[[Any, str, Event], str]
 _encode: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=True, separators=(",", ":")).encode
 _is_secret: Final = lru_cache(maxsize=256)(names_secret)
 _BEYOND_BMP: Final = 0x10000
+_SHARE: Final = MAX_LINE // 4  # of one field in a line that has no room for all, so that the small ones stay
+_WIDEST: Final = 12  # bytes of a character in JSON: two surrogates, ``\ud83d\ude00``
 
 
 def plain(text: str) -> str:
@@ -41,27 +45,61 @@ def _escaped(code: int) -> str:
 
 
 def json_line(_logger: Any, _name: str, event: Event) -> str:
-    """Return one JSON object, in ASCII alone, without a line break."""
+    """Return one JSON object, in ASCII alone, without a line break, of :data:`MAX_LINE` bytes at most."""
     fields = {name: _value(name, value) for name, value in event.items()}
     fields["time"] = iso_time(event["time"])
     line = _encode({name: _shown(name, value) for name, value in fields.items()})
     if hints_at_secret(line.lower()):
         fields = {name: redact_text(value) if type(value) is str else value for name, value in fields.items()}
         line = _encode({name: _shown(name, value) for name, value in fields.items()})
+    if len(line) > MAX_LINE:
+        line = _encode(_fitting({name: _shown(name, value) for name, value in fields.items()}))
     return line
 
 
 def console_line(_logger: Any, _name: str, event: Event) -> str:
-    """Return ``12:34:56 INFO    relay.http message request_id=…``; a traceback follows on indented lines."""
+    """Return ``12:34:56 INFO    relay.http message request_id=…``; a traceback follows on indented lines.
+
+    All of it has :data:`MAX_LINE` bytes at most.
+    """
     fields = {name: _value(name, value) for name, value in event.items()}
+    # Before anything is cut: half a secret is not recognised.
+    fields = _fitting({name: redact_text(value) if type(value) is str else value for name, value in fields.items()})
     # The time of the terminal's place: who reads it sits in front of it.
     moment = time.strftime("%H:%M:%S", time.localtime(fields.pop("time")))
     level, logger, message = (str(fields.pop(name, "")) for name in ("level", "logger", "message"))
     frames = str(fields.pop("traceback", ""))
-    words = [moment, f"{level.upper():<7}", logger, redact_text(message)]
+    words = [moment, f"{level.upper():<7}", logger, message]
     words += [f"{name}={_word(value)}" for name, value in fields.items() if value not in ("", None)]
-    lines = [plain(" ".join(words)), *(plain(redact_text(line)) for line in frames.splitlines())]
-    return "\n    ".join(lines)
+    lines = [plain(" ".join(words)), *(plain(line) for line in frames.splitlines())]
+    text = "\n    ".join(lines)
+    # Escapes and indents can still make more of it; what is printable has four bytes a character at most.
+    if 4 * len(text) > MAX_LINE and len(told := text.encode()) > MAX_LINE:
+        return told[: MAX_LINE - len(CUT)].decode(errors="ignore") + CUT
+    return text
+
+
+def _fitting(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what has room in one line, fields in their order; a text without secrets keeps its beginning."""
+    if len(_encode(fields)) <= MAX_LINE:
+        return fields
+    found: dict[str, Any] = {}
+    left = MAX_LINE - len(_encode({CUT: CUT}))
+    for name, value in fields.items():
+        room = left - len(_encode({name: CUT}))
+        if room < 0:
+            found[CUT] = CUT  # and so is whatever follows
+            break
+        found[name] = _beginning(value, min(room, _SHARE))
+        left -= len(_encode({name: found[name]}))
+    return found
+
+
+def _beginning(value: Any, room: int) -> Any:
+    """Return ``value`` if its JSON is at most ``room`` bytes larger than that of ``[cut]``."""
+    if len(_encode(value)) <= room + len(_encode(CUT)):
+        return value
+    return value[: room // _WIDEST] + CUT if type(value) is str else CUT
 
 
 @lru_cache(maxsize=4)
@@ -75,7 +113,7 @@ def iso_time(epoch: float) -> str:
 
 
 def _word(value: Any) -> str:
-    text = redact_text(value) if isinstance(value, str) else _encode(value)
+    text = value if isinstance(value, str) else _encode(value)
     return text if " " not in text else f'"{text}"'
 
 
