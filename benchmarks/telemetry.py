@@ -1,20 +1,12 @@
-"""What metrics cost: processor time of a request with and without them, in turns, within one run."""
+"""What metrics cost: processor time of a request with and without them, and of one call."""
 
-import statistics
-import tempfile
 import time
-from pathlib import Path
 
-from benchmarks.limits import cpu, low
-from benchmarks.servers import Server, generator, start_relay
+from benchmarks.switched import ROUTE, compare
 from relay.telemetry.metrics import Metrics
 
-CONNECTIONS = 16
-PARTS = 4
 AIM = 1.05
-OFF, ON = "TELEMETRY_ENABLED=false", "metrics"
 CALLS = 200_000
-ROUTE = "/actions/execute"
 
 
 def instruments() -> dict[str, float]:
@@ -36,28 +28,8 @@ def instruments() -> dict[str, float]:
 
 
 def main(rounds: int, seconds: float) -> None:
-    """Measure in turns and print the ratio."""
-    print(f"\nwhat metrics cost, relay.echo through POST {ROUTE} on SQLite, {CONNECTIONS} connections")
-    samples: dict[str, list[float]] = {OFF: [], ON: []}
-    with tempfile.TemporaryDirectory(prefix="relay-bench-") as name, generator() as load:
-        servers: list[Server] = []
-        try:
-            servers.append(start_relay(OFF, Path(name) / "off", ACCESS_LOG="false", TELEMETRY_ENABLED="false"))
-            servers.append(start_relay(ON, Path(name) / "on", ACCESS_LOG="false"))
-            for server in servers:
-                cpu(server, load, 1.0)
-            for number in range(rounds * PARTS):
-                # There and back again: what changes evenly meanwhile falls on both alike.
-                for server in servers if number % 2 else reversed(servers):
-                    samples[server.name].append(cpu(server, load, seconds / PARTS))
-        finally:
-            for server in servers:
-                server.stop()
-    for kind, taken in samples.items():
-        print(f"{kind:<26}{low(taken):>8.0f} CPU µs/request")
-    ratio = low(samples[ON]) / low(samples[OFF])
-    pairs = [on / off for on, off in zip(samples[ON], samples[OFF], strict=True)]
-    first, middle, last = statistics.quantiles(pairs, n=4)
-    print(f"{'met   ' if ratio <= AIM else 'MISSED'}  metrics, to none  {ratio:.3f}×  (aim ≤ {AIM:g})")
-    print(f"        pair by pair: median {middle:.3f}×, half of them between {first:.3f}× and {last:.3f}×")
+    """Measure in turns and print the ratio, and what one call takes."""
+    off = ("TELEMETRY_ENABLED=false", {"ACCESS_LOG": "false", "TELEMETRY_ENABLED": "false"})
+    on = ("metrics", {"ACCESS_LOG": "false"})
+    compare("metrics", off, on, aim=AIM, rounds=rounds, seconds=seconds)
     print("one call: " + ", ".join(f"{what} {nanoseconds:.0f} ns" for what, nanoseconds in instruments().items()))
