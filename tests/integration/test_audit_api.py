@@ -89,7 +89,7 @@ async def test_verification_says_that_the_log_holds_and_where_it_does_not(gatewa
     parse_iso(found["checked_at"])
     last = rows[-1]["seq"]
     own(gateway.house.target, ("UPDATE audit_events SET outcome = 'succeeded' WHERE seq = ?", (last,)))
-    gateway.house.verifier._verified = gateway.house.verifier._latest = None  # as after an hour
+    gateway.house.verifier._verified = gateway.house.verifier._asked = None  # as after an hour
     found = (await gateway.get("/audit/verify", key=gateway.admin)).expect(200)
     assert found["ok"] is False and found["problem"]["seq"] == last
     assert found["size"] == last - 1

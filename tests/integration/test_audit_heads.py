@@ -148,7 +148,7 @@ async def test_a_broken_log_is_not_exported_with_a_signature(target: Target) -> 
 
 class TestVerifier:
     async def fresh(self, verifier: Verifier) -> Verification:
-        verifier._latest = None  # as if some seconds had passed
+        verifier._asked = None  # as if some seconds had passed
         return await verifier.verify()
 
     async def test_an_answer_is_cached_for_some_seconds(self, target: Target) -> None:
@@ -216,6 +216,30 @@ class TestVerifier:
             answers = await asyncio.gather(*(verifier.verify() for _ in range(20)))
             assert running == 1 and len({id(answer) for answer in answers}) == 1
 
+    async def test_an_answer_covers_what_was_there_when_it_was_asked_for(
+        self, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked, go = asyncio.Event(), asyncio.Event()
+
+        async def held(*args: object, **kwargs: object) -> Verification:
+            found = await real(*args, **kwargs)
+            looked.set()
+            await go.wait()
+            return found
+
+        real = verify_module.verify_log
+        monkeypatch.setattr(verify_module, "verify_log", held)
+        async with open_kit(target) as kit:
+            await kit.record(sample())
+            verifier = Verifier(kit.database, kit.envelopes, HeadKeys(kit.signer))
+            await verifier.start(first=0)
+            await looked.wait()
+            await kit.record(sample())
+            waiting = asyncio.create_task(verifier.verify())
+            go.set()
+            assert (await waiting).size == 2, "a look that the server began by itself before is not the answer"
+            await verifier.stop()
+
     async def test_one_that_takes_long_goes_on_while_callers_are_sent_away(
         self, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -238,7 +262,7 @@ class TestVerifier:
             go.set()
             assert (await verifier.verify()).ok
             go.clear()
-            verifier._latest = None
+            verifier._asked = None
             waiting = asyncio.create_task(verifier.verify())
             await asyncio.sleep(0.02)
             await verifier.stop()

@@ -235,7 +235,7 @@ class Verifier:
         self._on_broken = on_broken
         self._verified: tuple[int, str] | None = None
         self._whole_at = 0
-        self._latest: Verification | None = None
+        self._asked: tuple[int, Verification] | None = None
         self._task: asyncio.Task[Verification] | None = None
         self._looking: asyncio.Task[None] | None = None
 
@@ -243,24 +243,35 @@ class Verifier:
         """Verify by itself from now on, so that somebody looks even where nobody asks; intervals in seconds."""
         self._looking = asyncio.create_task(self._look_for_ever(first, every), name="audit-watch")
 
-    async def verify(self, *, whole_every: int | None = None) -> Verification:
-        """Return a verification at most three seconds old, from the beginning if the last such is that old.
+    async def verify(self) -> Verification:
+        """Return a verification that somebody asked for and that began at most three seconds ago, or after the call.
 
+        It goes on from the last one, and begins at the first event where the last such is an hour old.
         :class:`~relay.core.problem.Unavailable` when a first one over a large log takes longer than twenty seconds;
         it goes on meanwhile. :class:`~relay.store.writer.StoreUnavailable` when the database cannot be read.
         """
-        if self._latest is not None and 0 <= now() - self._latest.checked_at < CACHE:
-            return self._latest
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(
-                self._verify(WHOLE_EVERY if whole_every is None else whole_every), name="audit-verify"
-            )
-            self._task.add_done_callback(_retrieve)
+        oldest = now() - CACHE
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                return await asyncio.shield(self._task)
+                while self._asked is None or not oldest <= self._asked[0] <= now():
+                    await self._round(WHOLE_EVERY, asked=True)
+                return self._asked[1]
         except TimeoutError:
             raise Unavailable("The log is still being verified; ask again later.", retry_after=20) from None
+
+    async def look(self) -> Verification:
+        """Return a verification that a server makes by itself: from the beginning once a day, shared, never an answer.
+
+        Nobody who asks afterwards is answered with it, since it may have begun before what they ask about.
+        """
+        return await self._round(WHOLE_BY_ITSELF, asked=False)
+
+    async def _round(self, whole_every: int, *, asked: bool) -> Verification:
+        """Wait for the verification that is under way, whoever began it, or begin one; there is one at a time."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._verify(whole_every, asked=asked), name="audit-verify")
+            self._task.add_done_callback(_retrieve)
+        return await asyncio.shield(self._task)
 
     async def stop(self) -> None:
         """Verify no more by itself, and end a verification that is under way."""
@@ -271,7 +282,7 @@ class Verifier:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _verify(self, whole_every: int) -> Verification:
+    async def _verify(self, whole_every: int, *, asked: bool) -> Verification:
         started = now()
         whole = self._verified is None or started - self._whole_at >= whole_every
         start = None if whole or self._verified is None else Walk(*self._verified)
@@ -284,15 +295,16 @@ class Verifier:
         else:
             self._verified_at.set(found.checked_at / MICROSECONDS)
         self._failed.set(float(found.finding is not None))
-        self._latest = found
+        if asked:
+            self._asked = (started, found)
         return found
 
     async def _look_for_ever(self, first: float, every: float) -> None:
         await asyncio.sleep(first)
         while True:
             try:
-                await self.verify(whole_every=WHOLE_BY_ITSELF)
-            except (StoreUnavailable, Unavailable) as error:
+                await self.look()
+            except StoreUnavailable as error:
                 log.warning("the log could not be verified now: %s", error)
             except Exception as error:  # a defect in one look must not end all looking
                 log.error("the verification of the log broke", exc_info=error)

@@ -83,5 +83,5 @@ def watch_of(house: House, engine: Engine) -> Watch:
         for finding in report.findings:
             gauge.set(float(finding.status == "fail"), finding.name)
 
-    running = Running(house.settings, house.verifier.verify, engine.limits.answers)
+    running = Running(house.settings, house.verifier.look, engine.limits.answers)
     return Watch(lambda: gather(running), told)
