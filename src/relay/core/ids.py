@@ -9,6 +9,7 @@ Kind = Literal[
     "att",
     "aud",
     "bud",
+    "cll",
     "dec",
     "dlv",
     "end",
@@ -26,6 +27,7 @@ Kind = Literal[
     "req",
     "run",
     "sec",
+    "trn",
 ]
 
 _RANDOM_BYTES: Final = 10

@@ -52,7 +52,7 @@ class Principal:
     scopes: frozenset[str]
     credential_id: str
     made_by: tuple[str, ...]
-    auth_method: Literal["api_key", "dev", "operator"]
+    auth_method: Literal["api_key", "dev", "operator", "chat_key"]
     allowed_from: AllowList | None = None
     parent_id: str | None = None
     actions: frozenset[str] | None = None

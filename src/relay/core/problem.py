@@ -258,6 +258,15 @@ class BudgetExhausted(Limited):
     status, slug, title = 429, "budget-exhausted", "Budget used up"
 
 
+class SpendingExhausted(Problem):
+    """What models may cost has too little left; ``budget`` says where.
+
+    ``day``: for the principal until the UTC day ends, with ``retry_after``. ``session``: for good.
+    """
+
+    status, slug, title = 429, "spending-exhausted", "Spending budget used up"
+
+
 class TooManyWaiting(Limited):
     """As many requests of the key, or of the workspace, wait for approval as may; nothing was kept."""
 
@@ -286,6 +295,15 @@ class Unavailable(Problem):
     """Relay cannot do this safely now (the database is away, the disk is full); nothing was executed."""
 
     status, slug, title = 503, "unavailable", "Temporarily unavailable"
+
+    def __init__(self, detail: str = "", *, retry_after: int = 5, **extensions: Any) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)}, retry_after=retry_after, **extensions)
+
+
+class ModelUnavailable(Problem):
+    """No language model answers: it is down, too slow, too busy, or asked too much at once. Nothing was executed."""
+
+    status, slug, title = 503, "model-unavailable", "No model answers"
 
     def __init__(self, detail: str = "", *, retry_after: int = 5, **extensions: Any) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)}, retry_after=retry_after, **extensions)

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, ValidationIn
 
 from relay.core.clock import end_of_day
 from relay.settings import parse
+from relay.settings.model_ai import AiSettings
 from relay.settings.model_operations import OperationsSettings
 from relay.settings.model_secrets import SecretsSettings
 from relay.settings.model_telemetry import TelemetrySettings
@@ -57,7 +58,7 @@ def _security_contact(data: dict[str, Any]) -> str:
     return f"mailto:security@{host}"
 
 
-class Settings(TelemetrySettings, SecretsSettings, OperationsSettings):
+class Settings(TelemetrySettings, SecretsSettings, AiSettings, OperationsSettings):
     """The settings of one process, fixed once read. Made by :func:`~relay.settings.sources.load_settings` alone.
 
     Every secret is a ``SecretStr``: neither ``repr`` nor a dump shows it. ``warnings`` are sentences about where the

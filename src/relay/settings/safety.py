@@ -14,6 +14,7 @@ def refusals(settings: Settings) -> list[str]:
     open_doors = {
         "DEV_AUTH_MODE=true lets anyone in without a credential": settings.dev_auth_mode,
         "WEBHOOK_ALLOW_UNSIGNED=true believes webhooks of anyone": settings.webhook_allow_unsigned,
+        "CHAT_PILOT_MODE=true lets anyone chat without a credential": settings.chat_pilot_mode,
     }
     unmet = _development_unmet(settings) if any(open_doors.values()) else []
     development = [f"{door}, so {reason}" for door, is_open in open_doors.items() if is_open for reason in unmet]
@@ -31,6 +32,8 @@ def warnings(settings: Settings) -> list[str]:
         found.append("DEV_AUTH_MODE=true: requests from this machine need no credential")
     if settings.webhook_allow_unsigned:
         found.append("WEBHOOK_ALLOW_UNSIGNED=true: webhooks from this machine need no signature")
+    if settings.chat_pilot_mode:
+        found.append("CHAT_PILOT_MODE=true: the chat needs no credential from this machine")
     secret, legacy_end = settings.webhook_signing_secret, settings.webhook_legacy_end
     if secret is not None and not secret.get_secret_value().startswith(WEBHOOK_PREFIX) and (legacy_end or 0) <= now():
         found.append("WEBHOOK_LEGACY_UNTIL has passed: /webhooks/relay refuses everything until it has a whsec_ secret")

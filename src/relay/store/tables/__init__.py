@@ -3,6 +3,7 @@
 from relay.store.tables import (
     approvals,  # noqa: F401 - registers its tables
     budgets,  # noqa: F401 - registers its tables
+    chat,  # noqa: F401 - registers its tables
     policy,  # noqa: F401 - registers its tables
     secrets,  # noqa: F401 - registers its tables
     unusual,  # noqa: F401 - registers its tables

@@ -1,0 +1,1 @@
+"""The chat: conversations that call actions as functions, as the caller and along the guarded path."""

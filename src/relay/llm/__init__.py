@@ -1,0 +1,1 @@
+"""Language models: asked through one narrow door, paid for before they are asked, never trusted."""
