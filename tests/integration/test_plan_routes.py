@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from relay.core.plan import PlanStep
-from relay.runs.references import RESULT_OF
+from relay.core.references import RESULT_OF
 from relay.store.target import Target
 from tests.runs_world import RunsHouse, runs_house, served
 

@@ -22,8 +22,8 @@ from relay.core.problem import (
     TooManyStreams,
     Unavailable,
 )
+from relay.core.references import RESULT_OF
 from relay.crypto.envelope import EnvelopeError
-from relay.runs.references import RESULT_OF
 from relay.runs.service import Order
 from relay.runs.steps import StepDraft
 from relay.runs.work import Work

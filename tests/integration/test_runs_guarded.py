@@ -12,12 +12,12 @@ from sqlalchemy import select
 from relay.core.plan import PlanStep
 from relay.core.principal import Principal
 from relay.core.problem import TooManyRunning
+from relay.core.references import RESULT_OF
 from relay.gate.ask import Ask, AttemptState
 from relay.gate.perform import Performer
 from relay.runs import work
 from relay.runs.journal import Claim, Journal
 from relay.runs.machine import StepEnd
-from relay.runs.references import RESULT_OF
 from relay.runs.steps import Inputs, pack, unpack
 from relay.store.tables import attempts
 from relay.store.target import Target

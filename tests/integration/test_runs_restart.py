@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack
 import pytest
 
 from relay.core.principal import Principal
+from relay.core.references import RESULT_OF
 from relay.gate.ask import Ask
 from relay.runs.changes import Changes
 from relay.runs.journal import Claim, Journal, LeaseLost
 from relay.runs.machine import StepEnd, end_of_attempt
-from relay.runs.references import RESULT_OF
 from relay.store.target import Target
 from tests.runs_world import RunsHouse, World, runs_house, said, statuses
 

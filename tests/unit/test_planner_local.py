@@ -16,8 +16,8 @@ from relay.catalog import ActionSpec, Connector, Rendering
 from relay.connectors import echo, email, http, webhook
 from relay.core.permit import Permit
 from relay.core.plan import PlanStep, Proposal
+from relay.core.references import find_references
 from relay.planning.local import MAX_PROMPT_BYTES, MAX_STEPS, LocalPlanner
-from relay.runs.references import find_references
 
 ACTIONS: list[ActionSpec] = [spec for part in (email, http, webhook, echo) for spec in part.connector.actions.values()]
 HEALTH = "https://example.com/health"
@@ -337,7 +337,7 @@ def test_quoted_text_arrives_as_it_is_and_changes_nothing_else(text: str) -> Non
         return
     assert [(step.action, step.params) for step in proposal.steps] == [
         ("email.send", {"to": ["out@outside.example"], "subject": "S", "text": text})
-    ] or "control character" in proposal.explanation
+    ] or (hidden_in(text) and "The prompt contains" in proposal.explanation)
 
 
 @settings(max_examples=100, deadline=None)

@@ -7,20 +7,18 @@ from typing import Any
 
 import pytest
 
-from relay.catalog import ActionSpec
-from relay.connectors import echo, email, http, webhook
 from relay.core.plan import Proposal
 from relay.planning.local import LocalPlanner
 from relay.planning.protocol import Planner
+from tests.planner_kit import ACTIONS, PAYER
 from tests.unit.planner_prompts import CASES, NONE, Case
 
-ACTIONS: list[ActionSpec] = [spec for part in (email, http, webhook, echo) for spec in part.connector.actions.values()]
 PLANNER: Planner = LocalPlanner()
 PAGE = Path(__file__).parents[2] / "docs" / "planning.md"
 
 
 async def propose(prompt: str, context: dict[str, Any] | None = None) -> Proposal:
-    return await PLANNER.propose(prompt, context, ACTIONS)
+    return await PLANNER.propose(prompt, context, ACTIONS, PAYER)
 
 
 def plain(proposal: Proposal) -> list[dict[str, Any]]:

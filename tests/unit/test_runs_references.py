@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.pointer import pointer_of
-from relay.runs.references import (
+from relay.core.references import (
     MAX_DEPTH,
     MAX_INSERTED,
     MAX_REFERENCES,

@@ -6,8 +6,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from relay.core.problem import Invalid
-from relay.runs.references import RESULT_OF, find_references
-from relay.runs.stand_ins import stand_in
+from relay.core.references import RESULT_OF, find_references
+from relay.core.stand_ins import stand_in
 from relay.runs.steps import MAX_STEPS, Inputs, RunStep, StepDraft, arrange, pack, plan_digest, unpack
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from relay.catalog import ActionSpec
 from relay.core.plan import PlanStep, Proposal
+from relay.llm.messages import Payer
 from relay.planning.contacts import contacts_of, with_contacts, without_display_names
 from relay.planning.describing import about, summary_of
 from relay.planning.filling import Filled, fill
@@ -47,8 +48,14 @@ class LocalPlanner:
     def __init__(self) -> None:
         self._profiles: dict[str, Profile] = {}
 
-    async def propose(self, prompt: str, context: dict[str, Any] | None, actions: Sequence[ActionSpec]) -> Proposal:
-        """Return a proposal for ``prompt`` that uses nothing but ``actions``."""
+    async def propose(
+        self,
+        prompt: str,
+        context: dict[str, Any] | None,
+        actions: Sequence[ActionSpec],
+        payer: Payer | None = None,
+    ) -> Proposal:
+        """Return a proposal for ``prompt`` that uses nothing but ``actions``; it costs nothing."""
         try:
             return self._plan(prompt, context, actions)
         except Unclear as unclear:

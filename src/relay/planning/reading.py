@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from relay.core.canonical import NotCanonical, canonical_json
+from relay.core.hidden import code_point, hidden_in, kind_of
 from relay.planning.quotes import closing_quote, unescape
 from relay.planning.unclear import Unclear, shown
 
@@ -28,9 +29,6 @@ ADDRESS: Final = re.compile(rf"\w[\w.+%'-]{{0,63}}@{_LABEL}(?:\.{_LABEL})+")
 _AFTER_ADDRESS: Final = re.compile(r"[.!?'’]*(?:[\s,;:\"“”„«»‘<>()\[\]`]|$)")
 _ITEM: Final = re.compile(r"(\d{1,2})[.)](?=\s)")
 _BULLET: Final = re.compile(r"[-*•](?=[^\S\n])")
-# Control characters and lone surrogates; overrides and isolates, which make a text read differently from what it
-# says (CVE-2021-42574).
-_HIDDEN: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +64,9 @@ def read(prompt: str) -> list[Token]:
 
 
 def _refuse_hidden_characters(prompt: str) -> None:
-    if hidden := _HIDDEN.search(prompt):
-        raise Unclear(f"The prompt contains a control character (U+{ord(hidden.group()):04X}); please remove it.")
+    if hidden := hidden_in(prompt):
+        character = hidden.group()[0]
+        raise Unclear(f"The prompt contains {kind_of(character)} ({code_point(character)}); please remove it.")
 
 
 def _next(prompt: str, at: int, items: int, line_start: bool) -> Token:

@@ -14,6 +14,7 @@ from relay.core.principal import Principal
 from relay.core.problem import Gone, Internal, Invalid, NotFound
 from relay.crypto.digest import equal
 from relay.gate.perform import Performer
+from relay.llm.messages import Payer
 from relay.runs.steps import ConsideredStep, Inputs, RunStep, StepDraft, arrange, consider, pack, plan_digest, unpack
 from relay.store.database import Database
 from relay.store.plans import PlanRepository, PlanRow
@@ -29,7 +30,9 @@ _NOT_VALID: Final = "The planner proposed steps that are not valid, so none are 
 class Planner(Protocol):
     """What plans need of a planner; ``relay.planning`` has them."""
 
-    async def propose(self, prompt: str, context: dict[str, Any] | None, actions: Sequence[ActionSpec]) -> Proposal:
+    async def propose(
+        self, prompt: str, context: dict[str, Any] | None, actions: Sequence[ActionSpec], payer: Payer
+    ) -> Proposal:
         """Return a proposal made of ``actions`` alone."""
         ...
 
@@ -72,12 +75,15 @@ class Plans:
 
         ``client`` is the address that the plan is asked for from, empty when unknown.
 
-        Nothing is executed. A proposal with a step that is not valid becomes a plan without steps, since half of
+        503 when no model answers, 429 when the principal's budget for models has too little left; nothing is stored
+        then. Nothing is executed. A proposal with a step that is not valid becomes a plan without steps, since half of
         what was asked for is not what was asked for.
         """
         visible, began = await self._gate.visible(principal), time.perf_counter()
         with span("plan") as recording:
-            proposal = await self._planner.propose(prompt, context, [spec for spec in visible if not spec.honey])
+            offered = [spec for spec in visible if not spec.honey]
+            payer = Payer(principal.workspace_id, principal.account, principal.id, request_id, "plan")
+            proposal = await self._planner.propose(prompt, context, offered, payer)
             recording.set(relay__planner=proposal.planner, relay__steps=len(proposal.steps))
         self._seconds.observe(time.perf_counter() - began, proposal.planner)
         try:

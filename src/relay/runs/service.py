@@ -11,6 +11,7 @@ from relay.core.clock import now
 from relay.core.ids import new_id
 from relay.core.principal import Principal
 from relay.core.problem import Gone, IdempotencyMismatch, NotFound
+from relay.core.streams import Places
 from relay.crypto.digest import sha256_hex
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
@@ -124,9 +125,9 @@ class Runs:
         self._closing.set()
         self._changes.notify_all()
 
-    def streams(self, credentials: Credentials, limit: int) -> Streams:
-        """Return the event streams of these runs, ``limit`` at once for each principal."""
-        return Streams(self._database, credentials, self._changes, self._closing, limit)
+    def streams(self, credentials: Credentials, places: Places) -> Streams:
+        """Return the event streams of these runs; each takes one of its principal's ``places``."""
+        return Streams(self._database, credentials, self._changes, self._closing, places)
 
     async def execute(self, principal: Principal, order: Order) -> tuple[str, str]:
         """Accept a run and return its id and status.

@@ -14,10 +14,10 @@ from relay.core.circumstances import Circumstances
 from relay.core.clock import now
 from relay.core.principal import Principal
 from relay.core.problem import Invalid
+from relay.core.references import BadReference, Path, Reference, find_references
+from relay.core.stand_ins import stand_in
 from relay.crypto.digest import sha256_hex
 from relay.gate.perform import Performer
-from relay.runs.references import BadReference, Path, Reference, find_references
-from relay.runs.stand_ins import stand_in
 
 MAX_STEPS: Final = 20
 MAX_RETRIES: Final = 5
@@ -131,11 +131,11 @@ def _references(params: dict[str, Any], pointer: str) -> tuple[Reference, ...]:
         raise _wrong(f"{pointer}/params{error.place}", str(error)) from None
 
 
-def steered(steps: Sequence[RunStep], local: Collection[str]) -> list[bool]:
+def steered(steps: Sequence[RunStep], trusted: Collection[str]) -> list[bool]:
     """Say of each step whether content from outside may have had a say in it.
 
-    It may have from the first step on that refers to a result of an action not in ``local``: what comes after it in
-    the order depends on what that step did.
+    It may have from the first step on that refers to a result of an action not in ``trusted``, the actions whose
+    results hold nothing from outside: what comes after it in the order depends on what that step did.
     """
     outside: set[str] = set()
     found: list[bool] = []
@@ -143,7 +143,7 @@ def steered(steps: Sequence[RunStep], local: Collection[str]) -> list[bool]:
     for step in steps:
         reached = reached or any(reference.step_id in outside for reference in find_references(step.params))
         found.append(reached)
-        if step.action not in local:
+        if step.action not in trusted:
             outside.add(step.id)
     return found
 
@@ -160,9 +160,9 @@ async def consider(
     """
     known = {spec.name: spec for spec in await gate.visible(principal)}
     asking = _Asking(gate, principal, known, request_id)
-    local = {name for name, spec in known.items() if spec.local}
+    trusted = {name for name, spec in known.items() if not spec.untrusted_result}
     considered: list[ConsideredStep] = []
-    for place, (step, untrusted) in enumerate(zip(steps, steered(steps, local), strict=True)):
+    for place, (step, untrusted) in enumerate(zip(steps, steered(steps, trusted), strict=True)):
         circumstances = Circumstances(now(), client, untrusted_content=untrusted)
         considered.append(await _considered(asking, step, f"/steps/{place}", circumstances))
     return considered

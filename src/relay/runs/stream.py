@@ -7,17 +7,13 @@ watcher that comes back with the last one it saw misses nothing and sees nothing
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator
 from typing import Final
-from weakref import WeakSet
-
-from pydantic_core import to_json
 
 from relay.core.clock import iso
 from relay.core.principal import Principal
-from relay.core.problem import TooManyStreams, Unavailable
-from relay.gate.authenticate import Credentials
+from relay.core.streams import HEARTBEAT, HEARTBEAT_SECONDS, PREAMBLE, Place, Places, block
+from relay.gate.authenticate import Credentials, reason_to_end
 from relay.runs.changes import Changes
 from relay.runs.machine import FINISHED
 from relay.store.database import Database
@@ -26,8 +22,6 @@ from relay.store.writer import StoreUnavailable
 
 POLL_SECONDS: Final = 0.4
 CREDENTIAL_SECONDS: Final = 1.0
-HEARTBEAT_SECONDS: Final = 15.0
-RETRY_SECONDS: Final = 5
 _BATCH: Final = 200
 _MAX_DIGITS: Final = 9
 
@@ -35,8 +29,11 @@ _MAX_DIGITS: Final = 9
 class Stream:
     """One open stream. It counts against its principal until :meth:`close`, or until nobody holds it any more."""
 
-    def __init__(self, streams: "Streams", principal: Principal, run_id: str, after: int, caller: str) -> None:
+    def __init__(
+        self, streams: "Streams", place: Place, principal: Principal, run_id: str, after: int, caller: str
+    ) -> None:
         self._caller = caller
+        self._place = place
         self._streams = streams
         self._principal = principal
         self._run_id = run_id
@@ -44,7 +41,7 @@ class Stream:
 
     def close(self) -> None:
         """Give the principal's place back; harmless when it was given back before."""
-        self._streams.closed(self, self._principal)
+        self._place.give_back()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the stream's bytes until the run has ended, the credential has died or the server stops.
@@ -52,25 +49,25 @@ class Stream:
         The credential, and from where it may be used, is looked at each second. While the database is away nothing can
         be said about either, and the stream ends; its watcher comes back by itself.
         """
-        yield b"retry: %d\n\n" % (RETRY_SECONDS * 1000)
+        yield PREAMBLE
         with self._streams.changes.watch(self._run_id) as woken:
             checked, beaten = -CREDENTIAL_SECONDS, time.monotonic()
             while True:
                 woken.clear()
                 moment = time.monotonic()
                 if (reason := await self._reason_to_end(moment - checked >= CREDENTIAL_SECONDS)) is not None:
-                    yield _block("end", {"reason": reason})
+                    yield block("end", {"reason": reason})
                     return
                 if moment - checked >= CREDENTIAL_SECONDS:
                     checked = moment
                 for event in await self._new_events():
                     beaten = moment
-                    yield _block(event.kind, _shown(event), event.seq)
+                    yield block(event.kind, _shown(event), str(event.seq))
                     if event.kind == "run" and event.status in FINISHED:
                         return
                 if moment - beaten >= HEARTBEAT_SECONDS:
                     beaten = moment
-                    yield b": still here\n\n"
+                    yield HEARTBEAT
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SECONDS):
                         await woken.wait()
@@ -80,13 +77,7 @@ class Stream:
             return "shutdown"
         if not look:
             return None
-        try:
-            alive = await self._streams.credentials.reload(self._principal.credential_id)
-        except (StoreUnavailable, Unavailable):
-            return "unavailable"
-        if alive is None:
-            return "credential_revoked"
-        return None if alive.allowed_from is None or alive.allowed_from.admits(self._caller) else "address_not_allowed"
+        return await reason_to_end(self._streams.credentials, self._principal, self._caller)
 
     async def _new_events(self) -> list[RunEvent]:
         rows = RunRepository(self._principal.workspace_id)
@@ -100,18 +91,16 @@ class Stream:
 
 
 class Streams:
-    """Opens streams, at most ``limit`` at once for each principal in this process."""
+    """Opens streams, each in one of its principal's places."""
 
     def __init__(
-        self, database: Database, credentials: Credentials, changes: Changes, closing: asyncio.Event, limit: int
+        self, database: Database, credentials: Credentials, changes: Changes, closing: asyncio.Event, places: Places
     ) -> None:
         self.reader: Final = database.reader
         self.credentials: Final = credentials
         self.changes: Final = changes
         self.closing: Final = closing
-        self._limit = limit
-        # Weak, so that a stream whose answer was never sent cannot keep its place for ever.
-        self._open: defaultdict[tuple[str, str], WeakSet[Stream]] = defaultdict(WeakSet)
+        self._places = places
 
     async def place(self, principal: Principal, run: RunRow, seen: int) -> int | None:
         """Return after which event a watcher that saw number ``seen`` goes on; None when it has seen all there will be.
@@ -128,23 +117,7 @@ class Streams:
 
         429 when the principal has too many open.
         """
-        place = (principal.workspace_id, principal.account)
-        if len(self._open[place]) >= self._limit:
-            raise TooManyStreams(
-                f"A key may hold {self._limit} streams open; close one.",
-                headers={"Retry-After": str(RETRY_SECONDS)},
-                retry_after=RETRY_SECONDS,
-            )
-        stream = Stream(self, principal, run_id, after, caller)
-        self._open[place].add(stream)
-        return stream
-
-    def closed(self, stream: Stream, principal: Principal) -> None:
-        """Forget a stream."""
-        place = (principal.workspace_id, principal.account)
-        self._open[place].discard(stream)
-        if not self._open[place]:
-            del self._open[place]
+        return Stream(self, self._places.take(principal), principal, run_id, after, caller)
 
 
 def sequence_of(last_event_id: str | None) -> int:
@@ -156,8 +129,3 @@ def sequence_of(last_event_id: str | None) -> int:
 def _shown(event: RunEvent) -> dict[str, str]:
     shown = {"run_id": event.run_id, "status": event.status, "at": iso(event.occurred_at)}
     return {**shown, "step_id": event.step_id} if event.step_id else shown
-
-
-def _block(kind: str, data: dict[str, str], seq: int | None = None) -> bytes:
-    head = b"" if seq is None else b"id: %d\n" % seq
-    return head + b"event: " + kind.encode() + b"\ndata: " + to_json(data) + b"\n\n"

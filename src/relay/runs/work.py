@@ -10,12 +10,12 @@ from typing import Any, Final, Protocol, TypeVar
 from relay.core.clock import MICROSECONDS, now
 from relay.core.principal import Principal
 from relay.core.problem import Problem, Unauthenticated, Unavailable
+from relay.core.references import BadReference, find_references, resolve
 from relay.gate.ask import Ask, AttemptState, RunTaken
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
 from relay.runs.journal import Claim, Journal, LeaseLost
 from relay.runs.machine import StepEnd, end_of_attempt, end_of_refusal, next_step
-from relay.runs.references import BadReference, find_references, resolve
 from relay.runs.steps import Inputs, RunStep, steered, unpack
 from relay.store.database import Database
 from relay.store.runs import RunRepository
@@ -196,12 +196,12 @@ class Work:
     async def _steered(self, principal: Principal, steps: Sequence[RunStep]) -> bool:
         """Say whether content from outside may have had a say in the last of ``steps``.
 
-        An action that the principal cannot see any more counts as one that is not local.
+        An action that the principal cannot see any more counts as one whose results are untrusted.
         """
         if not any(find_references(step.params) for step in steps):
             return False
-        local = {spec.name for spec in await self._gate.visible(principal) if spec.local}
-        return steered(steps, local)[-1]
+        trusted = {spec.name for spec in await self._gate.visible(principal) if not spec.untrusted_result}
+        return steered(steps, trusted)[-1]
 
     async def _principal(self) -> Principal | None:
         """Return who started the run, if that credential is still alive and of this workspace."""

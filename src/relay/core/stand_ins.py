@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from relay.core.pointer import pointer_of
 from relay.core.problem import Invalid
-from relay.runs.references import Path, Reference, substitute
+from relay.core.references import Path, Reference, substitute
 
 _TEXTS: Final[tuple[Any, ...]] = ("result", "result@example.invalid", "https://example.invalid/", "", "1")
 _OTHERS: Final[tuple[Any, ...]] = (0, 1, 0.5, True, {}, [], ["result"], ["result@example.invalid"], None)
