@@ -61,13 +61,13 @@ $(VENV)/.made:
 	rm -rf $(VENV) && "$$python" -m venv $(VENV) && touch $@
 
 $(VENV)/.installed: $(VENV)/.made requirements/build.txt requirements/runtime.txt pyproject.toml
-	@echo 'installing what Relay runs on (about 25 MB)'
+	@echo 'installing what Relay runs on (about 45 MB)'
 	@$(PIP) $(LOCKED) -r requirements/build.txt -r requirements/runtime.txt
 	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed requirements/test.txt
-	@echo 'installing what the tests need, a PostgreSQL server included (about 80 MB)'
+	@echo 'installing what the tests need, a PostgreSQL server included (about 65 MB)'
 	@$(PIP) $(LOCKED) -r requirements/test.txt
 	@touch $@
 

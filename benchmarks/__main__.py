@@ -6,11 +6,12 @@ import json
 import statistics
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
-from benchmarks import approvals, deliveries, limits, logs, policy, runs, signatures, telemetry
+from benchmarks import approvals, chat, deliveries, limits, logs, planner, policy, runs, signatures, telemetry
 from benchmarks.load import Slice
 from benchmarks.servers import Generator, Server, generator, start_bare, start_relay
 
@@ -139,31 +140,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, too")
     parser.add_argument(
         "--only",
-        choices=["path", "limits", "runs", "approvals", "policy", "deliveries", "signatures", "telemetry", "logs"],
+        choices=list(PARTS),
         help="one of the parts",
     )
     parser.add_argument(
         "--storm", type=int, default=0, help="events to bad and good webhook receivers; 10000 is full size"
     )
     options = parser.parse_args()
-    if options.only in (None, "path"):
-        guarded_path(options)
-    if options.only in (None, "limits"):
-        limits.main(options.rounds, options.seconds)
-    if options.only in (None, "policy"):
-        policy.main()
-    if options.only in (None, "signatures"):
-        signatures.main()
-    if options.only in (None, "telemetry"):
-        telemetry.main(options.rounds, options.seconds)
-    if options.only in (None, "logs"):
-        logs.main(options.rounds, options.seconds)
-    if options.only in (None, "runs"):
-        runs.main(postgres)
-    if options.only in (None, "approvals"):
-        approvals.main(postgres, options.rounds)
-    if options.only in (None, "deliveries"):
-        deliveries.main(storm_events=options.storm)
+    for name, part in PARTS.items():
+        if options.only in (None, name):
+            part(options)
 
 
 def guarded_path(options: argparse.Namespace) -> None:
@@ -182,6 +168,21 @@ def guarded_path(options: argparse.Namespace) -> None:
     if options.json:
         figures = {name: asdict(median(taken)) for name, taken in samples.items()}
         print(json.dumps({"medians": figures, "resident_mib": resident, "cold_start_seconds": starts}))
+
+
+PARTS: Final[dict[str, Callable[[argparse.Namespace], None]]] = {
+    "path": guarded_path,
+    "limits": lambda options: limits.main(options.rounds, options.seconds),
+    "policy": lambda _: policy.main(),
+    "planner": lambda _: planner.main(),
+    "signatures": lambda _: signatures.main(),
+    "telemetry": lambda options: telemetry.main(options.rounds, options.seconds),
+    "logs": lambda options: logs.main(options.rounds, options.seconds),
+    "chat": lambda options: chat.main(options.rounds),
+    "runs": lambda _: runs.main(postgres),
+    "approvals": lambda options: approvals.main(postgres, options.rounds),
+    "deliveries": lambda options: deliveries.main(storm_events=options.storm),
+}
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def _action(spec: ActionSpec) -> str:
     facts = (
         f"{spec.summary}\n\nEffect `{spec.effect}`, scope `{spec.scope}`, time-out {spec.timeout:g} s, "
         f"{'idempotent' if spec.idempotent else 'not idempotent'}, version {spec.version}"
-        f"{'' if spec.concurrency is None else f', at most {spec.concurrency} at once in a workspace'}."
+        f"{'' if spec.concurrency is None else f', at most {spec.concurrency} at once in a workspace'}"
+        f"{', untrusted result' if spec.untrusted_result else ''}."
     )
     params = spec.params.model_json_schema()
     result = spec.result.model_json_schema(mode="serialization")

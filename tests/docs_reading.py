@@ -24,6 +24,7 @@ EXECUTED = (
     "docs/budgets.md",
     "docs/kill-switch.md",
     "docs/metrics.md",
+    "docs/chat.md",
 )
 ADDRESS = "http://127.0.0.1:8000"
 ANYTHING = "…"

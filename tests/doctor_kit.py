@@ -40,6 +40,9 @@ SOUND = {
     "OAUTH_ENCRYPTION_KEY": generate_kek(),
     "WEBHOOK_SIGNING_SECRET": generate_webhook_secret(),
     "SECRETS_FROM_ENVIRONMENT": "accepted",
+    "OPENAI_API_KEY": generate_secret_key(),
+    "CHAT_API_KEY": generate_secret_key(),
+    "AI_LINK_HOSTS": "docs.example.com",
     "DATABASE_URL": f"postgresql://relay:{PASSWORD}@db.example.com/relay?sslmode=verify-full",
     "REDIS_URL": f"rediss://relay:{PASSWORD}@redis.example.com/0",
 }

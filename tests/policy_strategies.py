@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from relay.core.origins import Origins
 from tests.policy_kit import INSIDE, OUTSIDE, probed, step, who
 
 CONDITIONS = [
@@ -15,6 +16,8 @@ CONDITIONS = [
     "context.credential has age_minutes && context.credential.age_minutes > 10",
     'principal.scopes.contains("docs")',
     "context.untrusted_content",
+    'context has origins && context.origins.untrusted.contains("to")',
+    'context has origins.model && ["to", "cc"].containsAny(context.origins.model)',
     "context.approvals > 1 || context.other_person",
     "context.recipient_count + 9223372036854775806 > 0",
     "principal.made_by.isEmpty()",
@@ -76,5 +79,12 @@ ABOUT = st.fixed_dictionaries(
         "other_person": st.booleans(),
         "untrusted_content": st.booleans(),
         "client": st.sampled_from(["", "127.0.0.1", "203.0.113.4"]),
+        "origins": st.none()
+        | st.builds(
+            Origins,
+            user=st.frozensets(st.sampled_from(["to", "cc"])),
+            untrusted=st.frozensets(st.sampled_from(["to", "cc"])),
+            model=st.frozensets(st.sampled_from(["to", "cc"])),
+        ),
     }
 )

@@ -17,6 +17,7 @@ from relay.core.clock import DAY, HOUR
 from relay.core.permit import Permit
 from relay.core.plan import PlanStep, Proposal
 from relay.core.principal import Principal
+from relay.core.streams import Places
 from relay.crypto.envelope import Envelopes
 from relay.gate.admit import Gate
 from relay.gate.authenticate import Authenticate
@@ -25,6 +26,7 @@ from relay.gate.parts import GateParts, Lifetimes
 from relay.gate.perform import Performer
 from relay.identity.api_keys import ApiKeys
 from relay.identity.operator import operator
+from relay.llm.messages import Payer
 from relay.policy.budgets import Budgets
 from relay.policy.kill_switch import KillSwitch
 from relay.policy.recorded import Recorded
@@ -130,7 +132,9 @@ class ScriptedPlanner:
     def propose_steps(self, *steps: PlanStep) -> None:
         self.proposal = Proposal("do it", steps, 0.9, "as asked", self.name)
 
-    async def propose(self, prompt: str, context: dict[str, Any] | None, actions: Sequence[ActionSpec]) -> Proposal:
+    async def propose(
+        self, prompt: str, context: dict[str, Any] | None, actions: Sequence[ActionSpec], payer: Payer
+    ) -> Proposal:
         return self.proposal
 
 
@@ -281,7 +285,7 @@ class _Failures:
 async def served(house: RunsHouse, *, streams: int = 5) -> AsyncIterator[str]:
     """Serve the routes of plans and runs over a real socket; give the base URL."""
     gate = Gate(Authenticate(house.api_keys, _Failures()), NoLimits())
-    routes = ai_routes(house.plans, house.runs, house.api_keys, streams=streams)
+    routes = ai_routes(house.plans, house.runs, house.api_keys, Places(streams))
     _, app = build_application([routes], gate.admit, body_limit=512 * 1024, body_seconds=5)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=5)

@@ -33,6 +33,14 @@ SPECIAL["key_end_notice"] = "16d"  # keys that were made to live for 14 days or 
 SEVERITY = {alert.name: alert.severity for alert in shipped_alerts()}
 DOORS = {"critical": "pagerduty", "warning": "slack", "info": "program"}
 BAD = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\n\r\nno way"
+NO_MODEL = {
+    "OPENAI_API_KEY": "sk-of-nobody-0123456789",  # pragma: allowlist secret
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
+    "AI_MODEL": "nobody",
+    "AI_PRICES": "nobody=0/0",
+    "AI_FALLBACK_LOCAL": "true",
+}
+"""A model that is not there, and the local planner in its place for plans, though not for chats."""
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -129,6 +137,7 @@ async def open_world(tmp_path: Path) -> AsyncIterator[World]:
             "REDIS_URL": redis.url,
             "RATE_LIMIT_PLAN_PER_MINUTE": "5",
             "EGRESS_ALLOW": f"127.0.0.1:{outside.port},127.0.0.1:{silent.port}",
+            **NO_MODEL,
         }
         production = await stack.enter_async_context(
             gateway_process(tmp_path / "production", env=settings, args=("--port", str(ports[0])))
@@ -225,6 +234,10 @@ class Attacks:
         headers = {"webhook_id": "msg_1", "webhook_timestamp": str(int(time.time())), "webhook_signature": "v1,AAAA"}
         answer = await self.world.client.post("/webhooks/relay", {"type": "x"}, **headers)
         assert answer.status == 401, answer.body
+
+    async def model_does_not_answer(self) -> None:
+        answer = await self.world.client.post("/chat/", {"message": "Is anybody there?"})
+        assert answer.status == 503 and answer.body["type"].endswith(":model-unavailable"), answer.body
 
     async def upstream_fails(self) -> None:
         await self.world.client.execute("webhook.save", {"url": f"{self.world.receiver_url}/bad", "payload": 1})

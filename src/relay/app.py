@@ -11,6 +11,7 @@ from sqlalchemy import select
 from starlette.types import ASGIApp
 
 from relay.audit.anonymous import AnonymousFailures
+from relay.chat.routes import call_routes, chat_routes
 from relay.core.clock import DAY
 from relay.core.facts import RequestFacts
 from relay.core.ids import new_id
@@ -23,6 +24,7 @@ from relay.gate.limit import RequestLimits
 from relay.gate.perform import Performer
 from relay.gate.signature import VerifySignature
 from relay.house import House
+from relay.identity.chat import ChatDoor, ensure_chat_workspace
 from relay.identity.dev import dev_facts, dev_principal_for, needs_no_credential
 from relay.identity.leak_report import Signers
 from relay.identity.operator import operator
@@ -120,6 +122,7 @@ async def open_server(
             await doctor.start()
         await note(house, "relay:server:started")
         await failures.start()
+        await ensure_chat_workspace(house.database, house.settings)
         first_key = await house.api_keys.first_key(operator(), request_id=new_id("req"))
         yield Server(
             house,
@@ -128,7 +131,7 @@ async def open_server(
             engine.performer,
             engine.limits,
             first_key,
-            engine.runs.close_streams,
+            engine.close_streams,
             doors.observers,
             doors.exposition,
         )
@@ -182,7 +185,7 @@ class _Doors:
         self.observers = observers_of(house)
         self.exposition = exposition_of(house)
         self.gate = Gate(
-            Authenticate(house.api_keys, failures, _anonymous(settings), engine.unusual),
+            Authenticate(house.api_keys, failures, _anonymous(settings), engine.unusual, {"chat": ChatDoor(settings)}),
             RequestLimits(engine.limits.rules, engine.limits.limiter, failures),
             VerifySignature(self._receiving, failures),
             require_operator(settings, listen, failures),
@@ -203,7 +206,9 @@ class _Doors:
         if settings.actions_enabled:
             groups.append(actions_routes(engine.performer, engine.catalog, engine.requests))
             groups.append(approvals_routes(engine.requests, engine.decisions, engine.performer))
-            groups.append(ai_routes(engine.plans, engine.runs, house.api_keys, streams=settings.streams_per_principal))
+            groups.append(ai_routes(engine.plans, engine.runs, house.api_keys, engine.places))
+            groups.append(call_routes(engine.chat, engine.decisions, engine.performer))
+        groups.append(chat_routes(engine.chat))
         groups.append(keys_routes(house.api_keys))
         groups.append(children_routes(house.api_keys))
         groups.append(leaks_routes(house.api_keys, _leak_signers(settings)))

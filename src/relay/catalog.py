@@ -67,8 +67,9 @@ class ActionSpec:
 
     ``expose`` shows policy and budgets what they may speak of; ``exposed`` is the model it returns. ``irreversible``:
     nothing can take it back, so that the installation may hold it back for a while. ``probe`` says how to read the
-    version of what a step changes; it returns None where there is no such thing. A ``honey`` action looks like any
-    other and is never run: whoever asks for it loses the credential.
+    version of what a step changes; it returns None where there is no such thing. ``untrusted_result``: what it returns
+    may hold what others have written, who must not be obeyed: a page, a mail, an answer. A ``honey`` action looks like
+    any other and is never run: whoever asks for it loses the credential.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ActionSpec:
     result: type[BaseModel]
     idempotent: bool
     local: bool
+    untrusted_result: bool
     timeout: float
     limits: tuple[Limit, ...]
     concurrency: int | None
@@ -93,6 +95,13 @@ class ActionSpec:
     probe: Callable[[Any], Probe | None]
     handler: Handler = field(repr=False)
     honey: bool = False
+
+    def untrusted_outcome(self, status: str) -> bool:
+        """Say whether what is told of an attempt that ended so may hold what others have written.
+
+        The sentence about one that did not succeed may quote what the other side said, whatever its results hold.
+        """
+        return self.untrusted_result if status == "succeeded" else not self.local
 
 
 def plain(params: BaseModel) -> dict[str, Any]:
@@ -138,6 +147,7 @@ class Connector:
         expose: Callable[[Any], Exposed] = _shows_nothing,
         irreversible: bool = False,
         probe: Callable[[Any], Probe | None] = _has_no_version,
+        untrusted_result: bool | None = None,
         honey: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Declare ``async def handler(permit, params: Model, client) -> Result`` as an action.
@@ -146,6 +156,9 @@ class Connector:
         live one raises :class:`~relay.core.permit.PermitRefused`. :class:`CatalogError` for a duplicate or
         malformed name, an unknown effect or scope, untyped parameters or result, a missing summary, two limits over the
         same window, or a local action with a concurrency: it is recorded when it is over.
+
+        ``untrusted_result`` is False only where the result holds nothing but facts of Relay's own, or what the caller
+        has given; left out, it is True for every action that is not local.
         """
 
         def declare(handler: Handler) -> Handler:
@@ -177,6 +190,7 @@ class Connector:
                 result=result,
                 idempotent=idempotent,
                 local=self.local,
+                untrusted_result=not self.local if untrusted_result is None else untrusted_result,
                 timeout=timeout,
                 limits=limits,
                 concurrency=concurrency,

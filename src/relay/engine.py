@@ -9,10 +9,12 @@ from relay.approvals.notices import Notices
 from relay.approvals.requests import Requests
 from relay.audit.record import event
 from relay.catalog import Catalog, CatalogError
+from relay.chat.service import Chat, ChatRules
 from relay.connectors import echo, email, http, webhook
 from relay.connectors.honey import honey_connectors
 from relay.core.clock import DAY, HOUR, MICROSECONDS
 from relay.core.ids import new_id
+from relay.core.streams import Places
 from relay.egress.http import HttpClient
 from relay.egress.mail import MaildirTransport, MailTransport, check_address
 from relay.egress.own import own_endpoints
@@ -26,7 +28,8 @@ from relay.house import House
 from relay.identity.operator import operator
 from relay.limits.actions import limit_actions
 from relay.limits.service import LimitService
-from relay.planning.local import LocalPlanner
+from relay.llm.service import LanguageModels
+from relay.planning.choose import choose_planner
 from relay.policy.budget_book import BudgetBook
 from relay.policy.budgets import Budgets
 from relay.policy.engine import CedarPolicy
@@ -63,6 +66,7 @@ class Engine:
     def __init__(self, house: House, listen: tuple[str, int], schedule: Schedule) -> None:
         settings, database = house.settings, house.database
         self._house = house
+        self.places = Places(settings.streams_per_principal)
         self.catalog = build_catalog(settings, listen)
         self.policy_schema = installed_schema(self.catalog, settings)
         self.policies = PolicyVersions(database, self.policy_schema, replay_required=settings.policy_replay_required)
@@ -109,11 +113,12 @@ class Engine:
         )
         self.expiry = Expiry(database)
         self.purge = Purge(database.writer)
+        self.models = LanguageModels(settings, database, house.vault, house.metrics)
         self.plans = Plans(
             database,
             house.vault,
             self.performer,
-            LocalPlanner(),
+            choose_planner(settings, self.models),
             ttl=settings.plan_ttl_seconds * MICROSECONDS,
             metrics=house.metrics,
         )
@@ -127,6 +132,28 @@ class Engine:
             retention=settings.retention_days * DAY,
             idempotency_ttl=settings.idempotency_ttl_hours * HOUR,
             recall=gate.holds.cancel_with_run,
+        )
+        self.chat = Chat(
+            database,
+            house.vault,
+            self.performer,
+            self.catalog,
+            house.api_keys,
+            self.models,
+            self.decisions,
+            self.requests,
+            self.queue,
+            self.places,
+            ChatRules(
+                lifetime=settings.chat_session_hours * HOUR,
+                retention=settings.retention_days * DAY,
+                calls_per_turn=settings.chat_calls_per_turn,
+                context_tokens=settings.ai_context_tokens,
+                link_hosts=settings.ai_link_hosts,
+                actions_enabled=settings.actions_enabled,
+                grace=settings.shutdown_grace_seconds,
+            ),
+            metrics=house.metrics,
         )
         client = WebhookClient(build_egress(settings, listen))
         journal = Journal(database, house.envelopes, house.outbox, schedule, house.metrics)
@@ -148,6 +175,7 @@ class Engine:
         await self.unusual.start()
         await self.kill_switch.stopping.start()
         await self.queue.start(work=work)
+        await self.models.start()
         await self.sender.start(work=work, sole_process=sole)
         if work:
             await self._house.watch.start()
@@ -155,6 +183,12 @@ class Engine:
             await self.expiry.start()
             await self.notices.start()
             await self.runs.start(sole_process=sole)
+            await self.chat.start(sole_process=sole)
+
+    def close_streams(self) -> None:
+        """End every event stream now; to be called when a shutdown begins, before the server waits for answers."""
+        self.runs.close_streams()
+        self.chat.close_streams()
 
     async def stop(self) -> None:
         """Begin nothing new and wait within the grace for what is under way."""
@@ -162,8 +196,10 @@ class Engine:
         await self.expiry.stop()
         await self.notices.stop()
         await self.runs.stop()
+        await self.chat.stop()
         await self.sender.stop(self._house.settings.shutdown_grace_seconds)
         await self.queue.stop(self._house.settings.shutdown_grace_seconds)
+        await self.models.stop()
         await self.gate.attempts.stop()
         await self.kill_switch.stopping.stop()
         await self.unusual.stop()

@@ -17,6 +17,7 @@ from relay.core.event import EventDraft
 from relay.crypto.api_key import KeyEnv
 from relay.crypto.envelope import Envelopes
 from relay.identity.api_keys import ApiKeys
+from relay.identity.chat import ChatDoor
 from relay.identity.dev import dev_principal
 from relay.rotation.ages import ages
 from relay.rotation.keyring import Keyring
@@ -112,7 +113,7 @@ async def open_house(
     await database.start()
     try:
         installation = await keyring.open()
-        standing = [dev_principal()] if settings.dev_auth_mode else []
+        standing = [*([dev_principal()] if settings.dev_auth_mode else []), *ChatDoor(settings).standing]
         api_keys = ApiKeys(
             database, envelopes, _KEY_ENVS[settings.env], standing=standing, on_revoked=watch.revoked_key_used
         )

@@ -136,6 +136,7 @@ def _show_modes(metrics: Metrics, settings: Settings) -> None:
     modes = metrics.gauge("relay_development_mode")
     modes.set(float(settings.dev_auth_mode), "dev_auth")
     modes.set(float(settings.webhook_allow_unsigned), "unsigned_webhooks")
+    modes.set(float(settings.chat_pilot_mode), "chat_pilot")
 
 
 class WorkerDoors:

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from relay import __version__
 from relay.core.principal import SCOPES
 from relay.store.target import Target
+from tests.chat_talk import settled
 from tests.gateway import Gateway, open_gateway
 from tests.openapi import SNAPSHOT, text_of
 
@@ -313,6 +314,66 @@ async def finished(gateway: Gateway, run_id: str) -> dict[str, Any]:
     pytest.fail(f"{run_id} did not end")
 
 
+# Conversations.
+
+
+async def test_chat(gateway: Gateway) -> None:
+    agent = await gateway.key("chat", "actions:preview", "actions:execute")
+    turn = (await gateway.post("/chat/", {"message": PROMPT["prompt"]}, key=agent)).expect(200)
+    has(turn, session_id=re.compile("[A-Za-z0-9_-]{43}"), turn_id=str, message=str, awaiting_approval=True)
+    has(turn, status="awaiting_approval", model="local", untrusted=False, notices=list, error=None)
+    has(turn["usage"], input_tokens=0, output_tokens=0, cost_usd=0.0, session_cost_usd=0.0, estimated=False, model=str)
+    [call] = turn["tool_calls"]
+    has(call, id=str, action="email.send", status="pending_approval", params=dict, summary=str, effect="write")
+    has(call, attempt_id=str, approval_id=str, digest=DIGEST, preview=dict, result=None, error=None, untrusted=False)
+    has(call, origins=dict, expires_at=TIME)
+    assert call["origins"]["/to/0"] == [{"source": "user", "attempt_id": None, "pointer": None, "message": 1}]
+    [approval] = turn["approvals"]
+    has(approval, approval_id=call["approval_id"], attempt_id=call["attempt_id"], call_id=call["id"])
+    has(approval, action="email.send", params=dict, summary=call["summary"], digest=call["digest"], expires_at=TIME)
+    asked = (await gateway.get("/approvals", key=gateway.admin)).expect(200)["items"]
+    assert [(item["approval_id"], item["digest"]) for item in asked] == [(call["approval_id"], call["digest"])]
+    listed = (await gateway.get("/chat/sessions", key=agent)).expect(200)
+    has(listed, next_cursor=None)
+    has(listed["items"][0], session_id=turn["session_id"], status="awaiting_approval", turns=1, cost_usd=0.0)
+    has(listed["items"][0], untrusted=False, created_at=TIME, last_used_at=TIME, expires_at=TIME)
+    decision = {"digest": call["digest"]}
+    (await gateway.post(f"/approvals/{call['approval_id']}/approve", decision, key=gateway.admin)).expect(200)
+    done = await settled(gateway, agent, turn["session_id"])
+    assert [entry["kind"] for entry in done["entries"] if entry["text"].startswith("Done: ")] == ["assistant"]
+    for number, entry in enumerate(done["entries"]):
+        has(entry, seq=int, turn_id=turn["turn_id"], kind=re.compile("user|assistant|call|note"), text=str, at=TIME)
+        assert number == 0 or entry["seq"] > done["entries"][number - 1]["seq"]
+
+
+async def test_the_chat_of_a_person_calls_at_once(gateway: Gateway) -> None:
+    body = {"message": PROMPT["prompt"]}
+    turn = (await gateway.post("/chat/", body, key=gateway.admin)).expect(200)
+    assert (turn["status"], turn["awaiting_approval"], turn["approvals"]) == ("done", False, [])
+    assert [call["status"] for call in turn["tool_calls"]] == ["succeeded"]
+
+
+async def test_the_chat_waits_before_it_calls_a_host(gateway: Gateway) -> None:
+    agent = await gateway.key("chat", "actions:preview", "actions:execute")
+    turn = (await gateway.post("/chat", {"message": "call https://example.com/"}, key=agent)).expect(200)
+    [call] = turn["tool_calls"]
+    assert (call["action"], call["status"]) == ("http.request", "pending_approval")
+    path = f"/chat/sessions/{turn['session_id']}/calls/{call['id']}/deny"
+    denied = (await gateway.post(path, {"digest": call["digest"]}, key=gateway.admin)).expect(200)
+    has(denied, call_id=call["id"], approval_id=call["approval_id"], approval_status="denied", status="denied")
+    done = await settled(gateway, agent, turn["session_id"])
+    assert done["entries"][-1]["text"].startswith("http.request was denied by a person")
+
+
+async def test_a_conversation_without_actions_calls_none(target: Target, tmp_path: Path) -> None:
+    async with open_gateway(target, tmp_path / "data", ACTIONS_ENABLED="false") as gateway:
+        turn = (await gateway.post("/chat/", {"message": PROMPT["prompt"]}, key=gateway.admin)).expect(200)
+        assert (turn["status"], turn["tool_calls"]) == ("done", [])
+        for what in ("approve", "deny", "edit", "cancel"):
+            path = f"/chat/sessions/{turn['session_id']}/calls/cll_0/{what}"
+            assert (await gateway.post(path, {}, key=gateway.admin)).json["detail"] == "There is nothing at this path."
+
+
 # Audit and keys.
 
 
@@ -364,5 +425,5 @@ async def test_a_key_gives_no_more_scopes_than_its_maker_has(gateway: Gateway) -
 
 
 async def test_what_is_not_built_does_not_exist(gateway: Gateway) -> None:
-    for method, path in (("POST", "/chat/"), ("POST", "/mcp"), ("GET", "/console"), ("GET", "/"), ("GET", "/redoc")):
+    for method, path in (("POST", "/mcp"), ("GET", "/console"), ("GET", "/"), ("GET", "/redoc")):
         assert (await gateway.call(method, path, key=gateway.admin)).status == 404, path

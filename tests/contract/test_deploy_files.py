@@ -230,6 +230,25 @@ def test_compose_with_its_generated_secrets_is_a_whole_configuration(folder: Pat
     assert settings.shared_database and settings.redis_url is not None and settings.metrics_token is not None
 
 
+def test_a_model_is_added_to_compose_by_a_file_of_its_own(folder: Path, tmp_path: Path) -> None:
+    more = yaml.safe_load((folder / "compose.model.yaml").read_text())
+    service = more["services"]["relay"]
+    assert set(more["services"]) == {"relay"} and set(service) == {"environment", "secrets"}
+    assert set(more["secrets"]) == set(service["secrets"]) and not set(more["secrets"]) & set(compose()["secrets"])
+    defaults = re.compile(r"\$\{(\w+):-(.*)\}")
+    given = {name: defaults.sub(r"\2", value) for name, value in service["environment"].items()}
+    assert all(match[1] == name for name, value in service["environment"].items() if (match := defaults.match(value)))
+    assert set(given) <= KNOWN and not SECRETS & set(given)
+    for secret, entry in more["secrets"].items():
+        assert entry == {"file": f"./secrets/{secret}"}
+        path = tmp_path / secret
+        path.write_text("q3V7yTn0b9xKcZ2LwPd8RmJf5hGsA1uE")
+        path.chmod(0o600)
+    given = {name: value.replace("/run/secrets", str(tmp_path)) for name, value in given.items()}
+    settings = load_settings(given, tmp_path)
+    assert settings.openai_api_key is not None and settings.model_name == "gpt-5-mini" and not settings.ai_prices
+
+
 def environment_of_image_settings() -> dict[str, str]:
     return {name: value for name, value in environment_of_image().items() if name.startswith("RELAY_")}
 
@@ -349,6 +368,17 @@ def test_settings_exist_and_secrets_come_as_files_of_the_secrets_that_are_made(t
     assert refusals(settings) == [] and settings.warnings == ()
     assert config["RELAY_PORT"] == str(container["ports"][0]["containerPort"])
     assert config["RELAY_DATA_DIR"].startswith(mounts["data"]["mountPath"] + "/"), "a folder of Relay's own"
+
+
+def test_what_is_left_out_of_the_pod_fits_in_when_it_is_used() -> None:
+    text = (KUBERNETES / "deployment.yaml").read_text()
+    left_out = {entry["name"] for entry in pod()["containers"][0]["env"]}
+    used = yaml.safe_load(re.sub(r"(?m)^( +)# (- \{name: \w+_FILE)", r"\1\2", text))
+    [container] = used["spec"]["template"]["spec"]["containers"]
+    more = {entry["name"]: entry["value"] for entry in container["env"] if entry["name"] not in left_out}
+    assert {"OPENAI_API_KEY_FILE", "CHAT_API_KEY_FILE", "SMTP_URL_FILE"} <= set(more)
+    assert set(more) <= {f"{name}_FILE" for name in SECRETS}
+    assert all(path == f"/run/secrets/links/{name.lower().removesuffix('_file')}" for name, path in more.items())
 
 
 def test_selectors_and_ports_fit_together() -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from relay.core.principal import SCOPES
 from relay.crypto.api_key import new_api_key
 from relay.surface.declare import Call, GuardedRoute
+from tests.chat_talk import begun, held
 from tests.gateway import Answer, Gateway
 from tests.webhooks_kit import make_receiver
 
@@ -121,6 +122,16 @@ async def _approval(gateway: Gateway) -> str:
     return found
 
 
+async def _session(gateway: Gateway) -> str:
+    return await begun(gateway, await gateway.key(*SCOPES, workspace=OTHER))
+
+
+async def _call(gateway: Gateway) -> str:
+    _, call = await held(gateway, await gateway.key(*SCOPES, workspace=OTHER))
+    found: str = call["id"]
+    return found
+
+
 FOREIGN: dict[str, Callable[[Gateway], Awaitable[str]]] = {
     "attempt_id": _attempt,
     "run_id": _run,
@@ -133,6 +144,8 @@ FOREIGN: dict[str, Callable[[Gateway], Awaitable[str]]] = {
     "endpoint_id": _endpoint,
     "delivery_id": _delivery,
     "approval_id": _approval,
+    "session_id": _session,
+    "call_id": _call,
 }
 
 
@@ -448,7 +461,7 @@ async def test_another_workspace_s_objects_are_untouched(gateway: Gateway) -> No
     assert next(item for item in items if item["id"] == key)["status"] == "live"
 
 
-ODD_IDS = ["\0", "a\0b", "%", "é\u202e", "\U0001f600", "../../etc/passwd", "' OR '1'='1", "x" * 5000, "-1", "\x7f\x01"]
+ODD_IDS = ["\0", "a\0b", "%", "é\u202e", "\U0001f600", "../../etc/passwd", "' OR '1'='1", "x" * 3000, "-1", "\x7f\x01"]
 
 
 async def test_an_odd_path_parameter_is_not_found(walk: Walk) -> None:
@@ -673,9 +686,10 @@ async def test_a_method_that_the_path_does_not_have(walk: Walk) -> None:
 
 
 async def test_neighbours_of_a_path_are_nothing(walk: Walk) -> None:
+    declared = {probe.template for probe in probes(walk.gateway)}
     for probe in probes(walk.gateway):
         if "{" not in probe.template:
-            for path in (f"{probe.path()}/", f"//{probe.path()[1:]}", probe.path().upper()):
+            for path in {f"{probe.path()}/", f"//{probe.path()[1:]}", probe.path().upper()} - declared:
                 await walk.ask(path, probe.method, path, (404, 405), key=walk.gateway.admin)
 
 

@@ -4,6 +4,7 @@ the most talkative log level; then they are looked for wherever somebody might r
 import asyncio
 import base64
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from relay.crypto.api_key import new_api_key
 from relay.settings.secret_text import generate_kek, generate_secret_key, generate_webhook_secret
 from relay.store.target import Target
 from tests.e2e.canary_kit import Hunt, broken, canary
+from tests.model_server import Asked, ModelServer, Reply, call, open_model_server, say
 from tests.outside import HttpServer, answer, http_server
 from tests.process import Client, GatewayProcess, eventually, gateway_process
 
@@ -28,6 +30,15 @@ SHOWN = frozenset(
         # A plan repeats what it was asked, a 422 points at the field that was sent, to who sent it.
         ("a prompt", "answers"),
         ("name of a field", "answers"),
+        # A session shows its owner what was said in it and what its calls returned.
+        ("key in a message", "answers"),
+        ("word in a message", "answers"),
+        # What has not the form of a secret is what a model is asked.
+        ("word in a message", "model"),
+        ("a prompt", "model"),
+        ("key in a result", "answers"),
+        ("session", "answers"),
+        ("id of a session", "answers"),
         # Where an endpoint's deliveries go is shown to those who manage webhooks.
         ("path of an endpoint", "answers"),
         ("query of an endpoint", "answers"),
@@ -41,6 +52,21 @@ async def world() -> AsyncIterator[HttpServer]:
         yield server
 
 
+@pytest.fixture
+async def model() -> AsyncIterator[ModelServer]:
+    """A model that looks whatever it is told to look at up, and repeats what it has found."""
+
+    def script(asked: Asked) -> Reply:
+        if asked.results:
+            return say(f"It says {[*asked.results.values()][-1]}"[:2_000])
+        if url := re.search(r"look at (http://\S+)", asked.said):
+            return say("I look.", call("http-request", {"method": "GET", "url": url[1]}))
+        return say(f"You said {asked.said}"[:2_000])
+
+    async with open_model_server(script, key=canary("sk-proj-")) as server:
+        yield server
+
+
 def files_for(folder: Path, secrets: dict[str, str]) -> dict[str, str]:
     """Write each secret into a file of its own; return the settings that name them."""
     folder.mkdir(mode=0o700)
@@ -50,8 +76,10 @@ def files_for(folder: Path, secrets: dict[str, str]) -> dict[str, str]:
     return {f"{name}_FILE": str(folder / name) for name in secrets}
 
 
-def settings_of(hunt: Hunt, folder: Path, **more: str) -> dict[str, str]:
+def settings_of(hunt: Hunt, folder: Path, model: ModelServer, **more: str) -> dict[str, str]:
     made = {
+        "OPENAI_API_KEY": model.settings["OPENAI_API_KEY"],
+        "CHAT_API_KEY": canary(),
         "SECRET_KEY": generate_secret_key(),
         "OAUTH_ENCRYPTION_KEY": generate_kek(),
         "WEBHOOK_SIGNING_SECRET": generate_webhook_secret(),
@@ -61,6 +89,9 @@ def settings_of(hunt: Hunt, folder: Path, **more: str) -> dict[str, str]:
     hunt.secrets |= {name: text.removeprefix("whsec_") for name, text in made.items() if name != "SMTP_URL"}
     return {
         **files_for(folder, {**made, **more}),
+        **{name: value for name, value in model.settings.items() if name != "OPENAI_API_KEY"},
+        "AI_RECORD": "true",
+        "CHAT_SCOPES": "chat actions:preview actions:execute",
         "SMTP_FROM": "relay@example.com",
         "LOG_LEVEL": "debug",
         "METRICS_TOKEN_FILE": str(folder / "METRICS_TOKEN"),
@@ -70,12 +101,15 @@ def settings_of(hunt: Hunt, folder: Path, **more: str) -> dict[str, str]:
 class Driver:
     """Puts secrets into every door and keeps all that comes back."""
 
-    def __init__(self, hunt: Hunt, gateway: GatewayProcess, client: Client, world: HttpServer) -> None:
-        self.hunt, self.gateway, self.client, self.world = hunt, gateway, client, world
+    def __init__(
+        self, hunt: Hunt, gateway: GatewayProcess, client: Client, world: HttpServer, model: ModelServer
+    ) -> None:
+        self.hunt, self.gateway, self.client, self.world, self.model = hunt, gateway, client, world, model
 
     async def send(self, method: str, path: str, *, status: set[int], data: Any = None, **headers: str) -> Any:
         """Send one request as it is; keep the whole answer; return its JSON."""
-        sent = {"Authorization": f"Bearer {self.gateway.first_key}", **JSON, **headers}
+        given = {"Authorization": f"Bearer {self.gateway.first_key}", **JSON, **headers}
+        sent = {name: value for name, value in given.items() if value}
         body = data if data is None or isinstance(data, bytes) else json.dumps(data).encode()
         async with (
             aiohttp.ClientSession() as session,
@@ -110,6 +144,39 @@ class Driver:
         key = (await self.client.post("/keys", {"kind": "agent", "scopes": ["actions:preview"]})).body
         self.hunt.secrets["API key"] = key["key"]
         await send("GET", "/actions", status={200}, Authorization=f"Bearer {key['key']}")
+
+    async def talk(self) -> None:
+        """Secrets in what is said, in what an action returns to a conversation, and in what a plan is given to know."""
+        put, send = self.hunt.put, self.send
+        message = f"Mind {put('word in a message')} and my key {put('key in a message', 'sk-proj-')}."
+        begun = await send("POST", "/chat/", data={"message": message}, status={200})
+        assert begun["status"] == "done" and "You said" in begun["message"]
+        self.hunt.secrets["session"] = begun["session_id"]
+        session = f"/chat/sessions/{begun['session_id']}"
+        leak = self.hunt.secrets["key in a result"] = canary("ghp_")
+        async with http_server(answer(f"HTTP/1.1 200 OK\r\nContent-Length: {len(leak)}\r\n\r\n{leak}")) as found:
+            look = {"message": f"Please look at {found.url}/page", "session_id": begun["session_id"]}
+            turn = await send("POST", "/chat/", data=look, status={200})
+        [made] = turn["tool_calls"]
+        assert made["status"] == "succeeded" and made["untrusted"] is True, made
+        context = {"note": f"token: {put('secret in a context', 'xoxb-')}"}
+        await send("POST", "/ai/plan", data={"prompt": "look at the note", "context": context}, status={200, 422})
+        await send("GET", session, status={200})
+        await send("GET", "/chat/sessions/" + put("id of a session"), status={404})
+        key = {"X-API-Key": self.hunt.secrets["CHAT_API_KEY"], "Authorization": ""}
+        await send("POST", "/chat/", data={"message": "Hello"}, status={200}, **key)
+        await send(
+            "POST", "/chat/", data={"message": "Hello"}, status={401}, **{**key, "X-API-Key": put("bad chat key")}
+        )
+        await send("GET", "/actions", status={401, 403}, **key)
+        hidden = {"message": f"x\u202e{put('message that is refused')}"}
+        await send("POST", "/chat/", data=hidden, status={422})
+        spoilt = {
+            "message": "Hello",
+            "attachments": [{"data": put("attachment that is none"), "media_type": "image/png"}],
+        }
+        await send("POST", "/chat/", data=spoilt, status={422})
+        assert len(self.model.asked) >= 4 and self.model.refused == 0
 
     async def fail(self) -> None:
         """Each class of error, with a secret where it may be repeated."""
@@ -183,12 +250,16 @@ class Driver:
             self.hunt.saw("commands", ran.stdout + ran.stderr)
 
 
-async def drive(hunt: Hunt, gateway: GatewayProcess, world: HttpServer) -> Driver:
+async def drive(hunt: Hunt, gateway: GatewayProcess, world: HttpServer, model: ModelServer) -> Driver:
     assert gateway.first_key is not None
     hunt.secrets["first key"] = gateway.first_key
     async with gateway.client() as client:
-        driver = Driver(hunt, gateway, client, world)
+        driver = Driver(hunt, gateway, client, world, model)
         await driver.succeed()
+        await driver.talk()
+        for asked in model.asked:
+            headers = {name: value for name, value in asked.headers.items() if name != "authorization"}
+            hunt.saw("model", asked.raw + repr((asked.path, headers)).encode())
         await driver.fail()
         hunt.look_at_processes(gateway)
         await driver.look()
@@ -196,11 +267,13 @@ async def drive(hunt: Hunt, gateway: GatewayProcess, world: HttpServer) -> Drive
 
 
 @pytest.mark.timeout(300)
-async def test_no_secret_is_anywhere_it_does_not_belong_on_sqlite(tmp_path: Path, world: HttpServer) -> None:
+async def test_no_secret_is_anywhere_it_does_not_belong_on_sqlite(
+    tmp_path: Path, world: HttpServer, model: ModelServer
+) -> None:
     hunt = Hunt()
-    env = settings_of(hunt, tmp_path / "secrets") | {"EGRESS_ALLOW": f"127.0.0.1:{world.port}"}
+    env = settings_of(hunt, tmp_path / "secrets", model) | {"EGRESS_ALLOW": "127.0.0.1"}
     async with gateway_process(tmp_path / "home", env=env) as gateway:
-        driver = await drive(hunt, gateway, world)
+        driver = await drive(hunt, gateway, world, model)
         hunt.look_at_sqlite(gateway.data / "relay.db", tmp_path / "backup.db")
         broken(gateway)
         step = {"action": "relay.echo", "params": {"message": hunt.put("what broke it")}}
@@ -226,11 +299,11 @@ async def test_no_secret_is_anywhere_it_does_not_belong_on_sqlite(tmp_path: Path
 
 @pytest.mark.timeout(300)
 async def test_no_secret_is_anywhere_it_does_not_belong_with_several_processes(
-    tmp_path: Path, world: HttpServer, postgres_target: Target
+    tmp_path: Path, world: HttpServer, model: ModelServer, postgres_target: Target
 ) -> None:
     hunt = Hunt()
     url = postgres_target.url.replace("postgresql+psycopg", "postgresql")
-    env = settings_of(hunt, tmp_path / "secrets", DATABASE_URL=url) | {"EGRESS_ALLOW": f"127.0.0.1:{world.port}"}
+    env = settings_of(hunt, tmp_path / "secrets", model, DATABASE_URL=url) | {"EGRESS_ALLOW": "127.0.0.1"}
     async with gateway_process(tmp_path / "home", env=env, args=("--workers", "2")) as gateway:
 
         async def both() -> bool:
@@ -238,7 +311,7 @@ async def test_no_secret_is_anywhere_it_does_not_belong_with_several_processes(
 
         await eventually(both, 60)
         gateway.read_first_key()
-        await drive(hunt, gateway, world)
+        await drive(hunt, gateway, world, model)
         await asyncio.to_thread(hunt.look_at_postgres, url)
         assert await gateway.stop() == 0
         hunt.look_at_output(gateway)
@@ -248,7 +321,7 @@ async def test_no_secret_is_anywhere_it_does_not_belong_with_several_processes(
 
 
 def _judge(hunt: Hunt) -> None:
-    assert {"arguments", "answers", "output", "commands", "metrics", "backup"} <= set(hunt.seen)
+    assert {"arguments", "answers", "output", "commands", "metrics", "backup", "model"} <= set(hunt.seen)
     assert hunt.found(SHOWN) == set()
 
 

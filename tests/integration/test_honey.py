@@ -168,7 +168,7 @@ async def test_a_honey_action_stands_in_the_catalogue_and_in_no_plan(
     offered: set[str] = set()
     real = LocalPlanner.propose
 
-    async def propose(self: LocalPlanner, prompt: str, context: Any, actions: Any) -> Any:
+    async def propose(self: LocalPlanner, prompt: str, context: Any, actions: Any, payer: Any) -> Any:
         offered.update(spec.name for spec in actions)
         return await real(self, prompt, context, actions)
 

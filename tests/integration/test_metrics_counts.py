@@ -12,10 +12,12 @@ from prometheus_client.samples import Sample
 from sqlalchemy import Integer, literal_column, text, update
 
 from relay.core.clock import DAY, MICROSECONDS, now
+from relay.core.ids import new_id
 from relay.core.principal import SCOPES
 from relay.crypto.webhooks import new_secret_for
 from relay.house import House, open_house
 from relay.policy.engine import _Answer
+from relay.store.chat import ChatRepository, SessionRow, TurnRow
 from relay.store.measures import SHORT_LIFE, Measures
 from relay.store.query import Query
 from relay.store.tables import audit_events
@@ -383,6 +385,39 @@ async def test_work_that_nobody_does(target: Target, tmp_path: Path) -> None:
         assert shown["relay_queue_depth"] == {("run",): 1.0, ("attempt",): 0.0, ("delivery",): 0.0}
 
 
+async def test_chats_and_turns_that_nobody_works_on(target: Target, tmp_path: Path) -> None:
+    async with open_gateway(target, tmp_path / "data") as gateway:
+        settings = gateway.house.settings
+    async with open_house(settings) as house:
+        measures, soon, ended = Measures(house.database.reader), now() + DAY, now() - 90 * MICROSECONDS
+        for status, lease in (("running", soon), ("awaiting_approval", None), ("done", None), ("failed", ended)):
+            await _begin_turn(house, status, lease)
+        shown = await measures.read()
+        assert shown["relay_chat_sessions"] == {(): 4.0}
+        assert shown["relay_chat_turns"] == {("running",): 1.0, ("awaiting_approval",): 1.0}
+        assert shown["relay_chat_abandoned_seconds"] == {(): 0.0}
+        await _begin_turn(house, "running", ended)
+        shown = await measures.read()
+        assert shown["relay_chat_turns"] == {("running",): 2.0, ("awaiting_approval",): 1.0}
+        assert 90 <= shown["relay_chat_abandoned_seconds"][()] < 300
+        await _begin_turn(house, "running", None)
+        shown = await measures.read()
+        assert 600 <= shown["relay_chat_abandoned_seconds"][()] < 900
+
+
+async def _begin_turn(house: House, status: str, lease_until: int | None) -> None:
+    """Store a session with a turn that began ten minutes ago."""
+    turn, began, until = new_id("trn"), now() - 600 * MICROSECONDS, now() + DAY
+    chat = ChatRepository("default")
+
+    def unit(tx: Tx) -> None:
+        chat.insert_session(tx, SessionRow(turn, "default", "key_x", "key_x", began, began, until))
+        row = TurnRow(turn, turn, "default", "model", status, "req_x", None, lease_until, 0, began, until)
+        chat.insert_turn(tx, row)
+
+    await house.database.writer.run(unit)
+
+
 async def _change(house: House, statement: str) -> None:
     query = Query(text(statement))
     await house.database.writer.run(lambda tx: tx.run(query))
@@ -607,12 +642,13 @@ async def test_a_redis_that_never_answered_is_a_fallback(
 
 
 async def test_the_modes_of_the_process(sqlite_target: Target, tmp_path: Path) -> None:
-    settings = {"RELAY_ENV": "local", "DEV_AUTH_MODE": "true"}
+    settings = {"RELAY_ENV": "local", "DEV_AUTH_MODE": "true", "CHAT_PILOT_MODE": "true"}
     async with open_gateway(sqlite_target, tmp_path / "data", **settings) as gateway:
         found = await scrape(gateway)
         assert [pick(found, "relay_environment", env=env) for env in ("production", "local", "test")] == [0, 1, 0]
         assert pick(found, "relay_development_mode", mode="dev_auth") == 1
         assert pick(found, "relay_development_mode", mode="unsigned_webhooks") == 0
+        assert pick(found, "relay_development_mode", mode="chat_pilot") == 1
         assert pick(found, "relay_limiter_shared") == pick(found, "relay_limiter_fallback") == 0
         assert pick(found, "relay_build_info") == 1
 

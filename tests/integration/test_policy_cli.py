@@ -280,6 +280,17 @@ def test_explain(relay: Commands) -> None:
     assert wrong["status"] == 1 and wrong["err"]
 
 
+def test_cases_say_where_parameters_came_from(relay: Commands) -> None:
+    relay.write("said.cedar", "permit (principal, action, resource) when { context has origins.user };")
+    case = '[[case]]\nname = "{}"\naction = "relay.echo"\nparams = {{ message = "m" }}\ncontext = {}\nexpect = "{}"\n'
+    cases = [case.format("a", "{}", "deny"), case.format("b", '{ origins = { user = ["message"] } }', "allow")]
+    relay.write("said.toml", 'policies = "said.cedar"\n' + "".join(cases))
+    relay.write("odd.toml", case.format("odd", '{ origins = { others = ["message"] } }', "deny"))
+    passed, odd = relay.several(("test", "said.toml"), ("test", "odd.toml", "--policies", "said.cedar"))
+    assert (passed["status"], passed["out"]) == (0, "2 of 2 cases passed\n"), passed
+    assert odd["status"] == 1 and "/case/0/context/origins/others: " in odd["err"]
+
+
 def test_cases_say_what_was_counted(relay: Commands) -> None:
     relay.write("few.cedar", FEW)
     case = '[[case]]\nname = "{}"\naction = "relay.echo"\nparams = {{ message = "m" }}\ncontext = {}\nexpect = "{}"\n'

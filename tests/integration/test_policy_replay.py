@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from relay.core.action import Decision
 from relay.core.circumstances import Circumstances
 from relay.core.clock import DAY, HOUR, now
+from relay.core.origins import Origins
 from relay.core.problem import Invalid, NotFound, TooManyRunning
 from relay.identity.operator import operator
 from relay.policy import replay as replay_module
@@ -189,6 +190,7 @@ CLAUSES = [
     "permit (principal, action, resource) when { context.other_person };",
     'forbid (principal, action == Relay::Action::"probe.write", resource) when { context.params.amount > 10 };',
     "forbid (principal is Relay::Agent, action, resource) when { context.untrusted_content };",
+    'forbid (principal, action, resource) when { context has origins && context.origins.untrusted.contains("to") };',
     "forbid (principal, action, resource) when { context.recipient_count > 1 };",
     # Overflows for large amounts: an error while deciding.
     'forbid (principal, action == Relay::Action::"probe.read", resource) when '
@@ -203,6 +205,7 @@ ASKED = st.lists(
         st.lists(st.sampled_from([INSIDE, OUTSIDE]), unique=True),
         st.integers(0, 2),
         st.booleans(),
+        st.sampled_from([None, Origins(), Origins(untrusted=frozenset({"to"}))]),
     ),
     min_size=1,
     max_size=12,
@@ -214,10 +217,10 @@ async def _like_by_hand(target: Target, before: str, draft: str, asked: list[Any
         ada = await world.person()
         await world.put(ada, before)
         expected: Counter[tuple[Any, ...]] = Counter()
-        for kind, name, amount, recipients, approvals, untrusted in asked:
+        for kind, name, amount, recipients, approvals, untrusted, origins in asked:
             what = probed(name, amount=amount, recipients=recipients)
             principal = who(kind, workspace_id="default")
-            about = {"approvals": approvals, "untrusted_content": untrusted}
+            about = {"approvals": approvals, "untrusted_content": untrusted, "origins": origins}
             decision = await world.decide(principal, what, **about)
             assert decision == await world.policy.decide(principal, *what, Circumstances(now(), **about))
             by_hand = evaluate(decode_inputs(decision.inputs), active(draft))
@@ -263,6 +266,7 @@ async def test_it_finds_what_deciding_by_hand_finds_on_postgresql(new_postgres: 
                 chance.sample([INSIDE, OUTSIDE], chance.randint(0, 2)),
                 chance.randint(0, 2),
                 chance.random() < 0.5,
+                chance.choice([None, Origins(untrusted=frozenset({"to"}))]),
             )
             for _ in range(12)
         ]

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from relay.cli.main import app
 from relay.cli.secrets_formats import Format, in_form
 from relay.settings import load_settings
-from relay.settings.generate import MAKERS, generate_secrets
+from relay.settings.generate import MAKERS, WHOLE_SET, generate_secrets
 from relay.settings.model import SECRETS
 from relay.store.target import Target
 from tests.process import bare_environment, gateway_process
@@ -94,7 +94,7 @@ class TestTheCommand:
             ended = generate(tmp_path)
             assert ended.returncode == 0
             found = dict(line.split("=", 1) for line in ended.stdout.splitlines())
-            assert list(found) == list(MAKERS) and len(found) >= 4
+            assert list(found) == list(WHOLE_SET) and len(found) >= 4
             settings = load_settings(found, tmp_path)
             assert {name: held(settings, name) for name in found} == found
             assert [value for value in found.values() if value in ended.stderr] == []
@@ -123,7 +123,7 @@ class TestTheCommand:
 
     def test_json_is_what_the_source_for_aws_takes(self, tmp_path: Path) -> None:
         found = json.loads(CliRunner().invoke(app, ["secrets", "generate", "--json"]).stdout)
-        assert list(found) == list(MAKERS)
+        assert list(found) == list(WHOLE_SET)
         assert load_settings(found, tmp_path).metrics_token is not None
 
     @pytest.mark.parametrize(
@@ -149,8 +149,16 @@ class TestTheCommand:
 
     def test_only_what_an_installation_can_make_is_made(self) -> None:
         assert MAKERS.keys() <= SECRETS
-        assert {"DATABASE_URL", "REDIS_URL", "SMTP_URL"} & MAKERS.keys() == set()
-        assert {"SECRET_KEY", "OAUTH_ENCRYPTION_KEY", "WEBHOOK_SIGNING_SECRET", "METRICS_TOKEN"} <= MAKERS.keys()
+        others = {"DATABASE_URL", "REDIS_URL", "SMTP_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY"}
+        assert others & MAKERS.keys() == set()
+        assert {"SECRET_KEY", "OAUTH_ENCRYPTION_KEY", "WEBHOOK_SIGNING_SECRET", "METRICS_TOKEN"} <= {*WHOLE_SET}
+
+    def test_a_key_that_lets_somebody_act_is_made_only_for_whoever_asks(self, tmp_path: Path) -> None:
+        assert {*MAKERS} - {*WHOLE_SET} == {"CHAT_API_KEY"}
+        assert "CHAT_API_KEY" not in CliRunner().invoke(app, ["secrets", "generate"]).stdout
+        asked = CliRunner().invoke(app, ["secrets", "generate", "--only", "CHAT_API_KEY"]).stdout
+        settings = load_settings(dict([asked.strip().split("=", 1)]), tmp_path)
+        assert f"CHAT_API_KEY={held(settings, 'CHAT_API_KEY')}\n" == asked
 
 
 async def test_the_lines_for_dotenv_start_a_local_server(tmp_path: Path) -> None:
@@ -245,7 +253,7 @@ class TestCompose:
         assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
         override = yaml.safe_load((tmp_path / "compose.secrets.yaml").read_text())
         service = override["services"]["relay"]
-        assert [*override["secrets"]] == service["secrets"] == [name.lower() for name in MAKERS]
+        assert [*override["secrets"]] == service["secrets"] == [name.lower() for name in WHOLE_SET]
         env = {name: inside(tmp_path, override, path) for name, path in service["environment"].items()}
         async with gateway_process(tmp_path / "home", env={**env, "SECRETS_FROM_ENVIRONMENT": ""}) as gateway:
             assert not (gateway.data / "keys").exists()
@@ -354,9 +362,9 @@ def values_in(script: str) -> dict[str, str]:
         if "\n" not in value:
             words = {re.sub(r"\W.*", "", word.rpartition("/")[2]).upper() for word in shlex.split(line)}
             words |= {word.removeprefix("--name=").upper() for word in shlex.split(line)}
-            (name,) = words & MAKERS.keys()
+            (name,) = words & {*WHOLE_SET}
             found[name] = value
-    assert list(found) == list(MAKERS)
+    assert list(found) == list(WHOLE_SET)
     return found
 
 

@@ -63,6 +63,7 @@ async def callers_misbehave(world: World) -> None:
         "RateLimitAbuse": attacks.too_much,
         "WebhookSignatureRefusals": attacks.wrong_signature,
         "ActionsFailing": attacks.upstream_fails,
+        "ModelUnavailable": attacks.model_does_not_answer,
     }
     standing = {"WrongEnvironment", "DevelopmentMode", "KeyEndsSoon"}  # were so before anybody looked
     async with going_on(*ongoing.values()):

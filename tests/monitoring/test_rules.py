@@ -54,7 +54,7 @@ def test_the_rules_are_what_templates_and_numbers_make() -> None:
     assert made == {file.name: file.read_text() for file in (PROMETHEUS / "rules").glob("*.yml")}, (
         "run: python -m scripts.alerts"
     )
-    assert len(made) == 5 and len(ALERTS) > 30
+    assert len(made) == 6 and len(ALERTS) > 30
 
 
 def test_each_alert_is_there_once() -> None:
@@ -76,7 +76,7 @@ def test_prometheus_takes_rules_and_configuration(tmp_path: Path) -> None:
     (tmp_path / "rules").symlink_to(PROMETHEUS / "rules")
     checked = run("promtool", "check", "config", config)
     assert checked.returncode == 0 and f"{len(rules())} rules" not in checked.stderr, checked.stdout + checked.stderr
-    assert checked.stdout.count("rules found") == 5
+    assert checked.stdout.count("rules found") == 6
 
 
 def test_the_jobs_of_the_rules_are_those_that_are_scraped() -> None:

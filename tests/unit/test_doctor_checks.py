@@ -55,6 +55,24 @@ BAD: dict[str, list[tuple[Facts, str]]] = {
     "environment": [(sound(RELAY_ENV="local"), "local"), (sound(RELAY_ENV="test"), "test")],
     "dev-auth-mode": [(sound(**LOCAL, DEV_AUTH_MODE="true"), "DEV_AUTH_MODE")],
     "unsigned-webhooks": [(sound(**LOCAL, WEBHOOK_ALLOW_UNSIGNED="true"), "WEBHOOK_ALLOW_UNSIGNED")],
+    "chat-pilot-mode": [(sound(**LOCAL, CHAT_PILOT_MODE="true"), "CHAT_PILOT_MODE")],
+    "chat-key-scopes": [
+        (sound(CHAT_SCOPES="chat actions:preview actions:execute", CHAT_WORKSPACE="shop"), "principal of shop")
+    ],
+    "model-links": [
+        (sound(OPENAI_BASE_URL="http://10.1.2.3:8000/v1"), "OPENAI_BASE_URL"),
+        (sound(ANTHROPIC_BASE_URL="http://vllm:8000", GOOGLE_BASE_URL="http://localhost.example.com"), "GOOGLE_BASE"),
+    ],
+    "model-budgets": [
+        (sound(AI_DAILY_BUDGET_USD="0"), "nothing may be spent, so that no model is asked"),
+        (sound(CHAT_SESSION_BUDGET_USD="0", AI_PRICES="other=0/0"), "CHAT_SESSION_BUDGET_USD"),
+        (sound(CHAT_SESSION_BUDGET_USD="0", AI_MODEL="own", AI_PRICES="own=0/0.01"), "CHAT_SESSION_BUDGET_USD"),
+        (sound(AI_DAILY_BUDGET_USD="0", AI_MODEL="own", AI_FALLBACK_MODEL="gpt-5", AI_PRICES="own=0/0"), "AI_DAILY"),
+        (sound(AI_DAILY_BUDGET_USD="201"), "AI_DAILY_BUDGET_USD (default 2)"),
+        (sound(CHAT_SESSION_BUDGET_USD="50.01"), "CHAT_SESSION_BUDGET_USD (default 0.50)"),
+    ],
+    "link-hosts": [(sound(AI_LINK_HOSTS="docs.example.com,*.example.org"), "holds *.example.org")],
+    "model-record": [(sound(AI_RECORD="true"), "kept for 30 days")],
     "tls": [
         (sound(RELAY_PUBLIC_URL="http://relay.example.com"), "in the clear"),
         (sound(RELAY_PUBLIC_URL="", RELAY_HOST="0.0.0.0"), "0.0.0.0"),
@@ -193,6 +211,16 @@ GOOD: dict[str, list[Facts]] = {
         sound(TRUSTED_PROXIES="100.64.0.0/10,fd00::/8"),
         sound(TRUSTED_PROXIES="198.41.128.0/17"),
     ],
+    "chat-key-scopes": [sound(CHAT_API_KEY="", CHAT_SCOPES="chat actions:execute")],
+    "model-links": [
+        sound(OPENAI_BASE_URL="http://127.0.0.1:11434/v1", ANTHROPIC_BASE_URL="https://models.example.com")
+    ],
+    "model-budgets": [
+        sound(AI_DAILY_BUDGET_USD="0", AI_MODEL="own", AI_PRICES="own=0/0"),
+        sound(AI_DAILY_BUDGET_USD="200", CHAT_SESSION_BUDGET_USD="50"),
+    ],
+    "link-hosts": [sound(AI_LINK_HOSTS="")],
+    "model-record": [sound(AI_RECORD="true", RELAY_ENV="local")],
     "cors": [sound(CORS_ORIGINS="none"), sound(RELAY_ENV="local", CORS_ORIGINS="")],
     "limit-values": [sound(RATE_LIMIT_GLOBAL_PER_MINUTE="10000")],
     "egress": [sound(EGRESS_ALLOW=""), sound(EGRESS_ALLOW="10.1.0.0/16:443")],
@@ -294,6 +322,11 @@ def test_refused_settings_fail_and_leave_out_what_needs_them() -> None:
     assert {found.name for found in report.findings if found.status == "fail"} == {"settings"}
     assert finding("tls", refused).detail == "the settings are refused"
     assert finding("python", refused).status == "pass"
+
+
+def test_budgets_of_models_are_not_judged_without_a_model() -> None:
+    without = finding("model-budgets", sound(OPENAI_API_KEY="", AI_DAILY_BUDGET_USD="0"))
+    assert (without.status, without.detail) == ("skip", "no model is configured")
 
 
 def test_a_database_that_is_away_fails_and_leaves_out_what_stands_in_it() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from relay.core.origins import Origins
 from relay.policy.check import compile_policies
 from relay.policy.default import DEFAULT_TEXT
 from relay.policy.engine import evaluate
@@ -26,6 +27,11 @@ def mail(*to: str, size: int = 1) -> Any:
 
 def get(url: str, method: str = "GET") -> Any:
     return step("http.request", method=method, url=url)
+
+
+def told(**sets: set[str]) -> dict[str, Any]:
+    """Return what a conversation says about where parameters came from."""
+    return {"origins": Origins.of(sets)}
 
 
 CASES: dict[str, list[tuple[Any, Any, dict[str, Any], str]]] = {
@@ -72,6 +78,30 @@ CASES: dict[str, list[tuple[Any, Any, dict[str, Any], str]]] = {
         (who(), get("https://status.example.com/x", "POST"), {}, "require_approval"),
         (who(), get("http://status.example.com/x"), {}, "require_approval"),
         (who(), get("https://other.example.com/x"), {}, "require_approval"),
+    ],
+    "Addresses that nobody but the caller has named": [
+        (who("person"), mail(OUTSIDE), {}, "allow"),
+        (who("person"), mail(OUTSIDE), told(user={"to"}, model={"text"}), "allow"),
+        (who("person"), mail(OUTSIDE), told(context={"to"}), "allow"),
+        (who("person"), mail(OUTSIDE), told(result={"to"}), "allow"),
+        (who("person"), mail(OUTSIDE), told(user={"to"}, untrusted={"to"}), "require_approval"),
+        (who("person"), mail(OUTSIDE), told(user={"to"}, untrusted={"bcc"}), "require_approval"),
+        (who("person"), mail(OUTSIDE), told(user={"to"}, model={"to"}), "require_approval"),
+        (who("person"), mail(OUTSIDE), told(user={"to"}, attachment={"cc"}), "require_approval"),
+        (who("person"), mail(OUTSIDE), {**told(model={"to"}), "approvals": 1}, "allow"),
+        (who(), mail("ann@internal.example"), told(user={"to"}), "allow"),
+        (who(), mail("ann@internal.example"), told(model={"to"}), "require_approval"),
+        (who("person"), get("https://elsewhere.example/"), told(model={"url"}), "allow"),
+    ],
+    "No request to where a page leads": [
+        (who("person"), get("https://elsewhere.example/"), {}, "allow"),
+        (who("person"), get("https://elsewhere.example/"), told(user={"url"}), "allow"),
+        (who("person"), get("https://elsewhere.example/"), told(model={"url"}), "allow"),
+        (who("person"), get("https://elsewhere.example/"), told(user={"url"}, untrusted={"url"}), "deny"),
+        (who("person"), get("https://elsewhere.example/"), {**told(untrusted={"query"}), "approvals": 1}, "deny"),
+        (who("person"), get("http://10.1.2.3/"), told(untrusted={"url"}), "deny"),
+        (who("person"), get("https://elsewhere.example/"), told(untrusted={"headers"}), "allow"),
+        (who("person"), mail(OUTSIDE), told(untrusted={"url"}), "allow"),
     ],
     "Deleting over HTTP": [
         (who(), get("http://10.1.2.3/", "DELETE"), {}, "require_approval"),

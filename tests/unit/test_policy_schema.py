@@ -12,6 +12,7 @@ from relay.catalog import ActionSpec
 from relay.core.action import Effect, Step
 from relay.core.clock import MINUTE, parse_iso
 from relay.core.ids import new_id
+from relay.core.origins import LABELS, Origins
 from relay.policy.entities import TYPES, entities_of, request_of
 from relay.policy.inputs import DecisionInputs
 from relay.policy.schema import CONTEXT, EFFECTS, own_fields, schema_text
@@ -100,7 +101,13 @@ def test_the_context_s_values() -> None:
     )
     made = new_id("key")
     at = MONDAY_NOON + 90 * MINUTE + 1_234_567
-    about: dict[str, Any] = {"client": "::ffff:203.0.113.9", "untrusted_content": True, "at": at}
+    origins = Origins(user=frozenset({"to", "cc"}), untrusted=frozenset({"text"}))
+    about: dict[str, Any] = {
+        "client": "::ffff:203.0.113.9",
+        "untrusted_content": True,
+        "at": at,
+        "origins": origins,
+    }
     found = inputs(who(credential_id="key_018cc2514c00" + made[-20:]), what, **about).context
     age = found["credential"].pop("age_minutes")
     # 018cc2514c00 is 2024-01-01 00:00 UTC.
@@ -117,6 +124,14 @@ def test_the_context_s_values() -> None:
         "external_host_count": 1,
         "internal": False,
         "untrusted_content": True,
+        "origins": {
+            "user": ["cc", "to"],
+            "context": [],
+            "result": [],
+            "untrusted": ["text"],
+            "attachment": [],
+            "model": [],
+        },
         "client_address": {"__extn": {"fn": "ip", "arg": "203.0.113.9"}},
         "counters": {"actions_today": 0, "actions_last_hour": 0, "same_action_today": 0},
         "credential": {"kind": "api_key"},
@@ -151,6 +166,7 @@ NESTED = {
     "counters.same_action_today": "Long",
     "credential.kind": "String",
     "credential.age_minutes": "Long, optional",
+    **{f"origins.{label}": "Set of String" for label in LABELS},
     "time.now": "datetime",
     "time.hour": "Long",
     "time.minute_of_day": "Long",
@@ -162,9 +178,10 @@ def test_the_documentation_has_every_name_and_type() -> None:
     context, _, actions = section("docs/policies.md", "The schema").partition("| action | `context.params` |")
     documented = dict(re.findall(r"^\| `([a-z_.]+[a-z])` \| ([A-Za-z, ]+) \|", context, re.MULTILINE))
     written = {"Set<String>": "Set of String"}
-    flat = {name: kind for name, kind in CONTEXT.items() if kind not in ("Counters", "Credential", "Time")}
+    flat = {name: kind for name, kind in CONTEXT.items() if kind not in ("Counters", "Credential", "Origins", "Time")}
     assert documented == {
         "params": "record",
+        "origins": "record, optional",
         **NESTED,
         **{
             name.rstrip("?"): written.get(kind, kind) + (", optional" if name.endswith("?") else "")

@@ -67,6 +67,8 @@ def test_whatever_may_run_is_seen(text: str, asker: Principal, what: Any, about:
                 "context.approved",
                 "context.untrusted_content",
                 "context has client_address",
+                "context has origins",
+                'context has origins && context.origins.user.contains("to")',
                 'principal.scopes.contains("docs")',
                 "principal is Relay::Agent",
                 "true",

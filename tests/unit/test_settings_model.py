@@ -251,8 +251,9 @@ def test_other_hosts(host: str) -> None:
 
 def test_exactly_the_settings_that_hold_secrets_are_secret() -> None:
     keys = {"SECRET_KEY", "OAUTH_ENCRYPTION_KEY", "WEBHOOK_SIGNING_SECRET"}
-    others = {"DATABASE_URL", "REDIS_URL", "SMTP_URL", "METRICS_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS"}
-    assert {*others, *keys, *(f"{name}_PREVIOUS" for name in keys)} == SECRETS
+    others = {"DATABASE_URL", "REDIS_URL", "SMTP_URL", "METRICS_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS", "CHAT_API_KEY"}
+    models = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY"}
+    assert {*others, *models, *keys, *(f"{name}_PREVIOUS" for name in keys)} == SECRETS
 
 
 def test_every_setting_is_documented_and_the_page_is_current() -> None:

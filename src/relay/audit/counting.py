@@ -33,6 +33,7 @@ class EventCounts:
         self._events = metrics.counter("relay_audit_events_total")
         self._attempts = metrics.counter("relay_attempts_total")
         self._runs = metrics.counter("relay_runs_ended_total")
+        self._turns = metrics.counter("relay_chat_turns_total")
         self._received = metrics.counter("relay_webhooks_received_total")
         self._violations = metrics.counter("security_violations_total")
         self._unusual = metrics.counter("relay_unusual_use_total")
@@ -57,6 +58,8 @@ class EventCounts:
                 self._ended(draft.action, _ENDS_ATTEMPT_AS[tag])
             elif tag == "runs:run:finished":
                 self._runs.add(draft.outcome)
+            elif tag == "chat:turn:finished":
+                self._turns.add(draft.outcome)
             elif tag == "webhooks:event:received":
                 self._received.add("false")
 

@@ -80,7 +80,8 @@ class TurnView:
     """One turn of a session: what was said, what was called, what was answered.
 
     ``message`` is the answer's text so far, links and images made harmless; ``untrusted`` says that content from
-    outside may have had a say in it. ``error`` is a stable code and a sentence, for a turn that failed.
+    outside may have had a say in it. ``error`` is a stable code and a sentence, for a turn that failed. ``spent`` is
+    what models have cost in the session so far, in billionths of a US dollar.
     """
 
     id: str
@@ -92,6 +93,7 @@ class TurnView:
     model: str
     untrusted: bool
     error: tuple[str, str] | None = None
+    spent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,22 @@ class Event:
 
     ``kind`` and ``data``: ``session`` {session_id}, ``delta`` {turn_id, offset, text}, ``message`` {turn_id, text} (the
     whole, in place of all deltas), ``call`` (a call as it stands, whenever that changes), ``turn`` {turn_id, status,
-    message, usage, …: as the answer of ``POST /chat/``}, ``end`` {reason}.
+    message, usage, …: as the answer of ``POST /chat/``}, ``end`` {reason}. Calls and turns have the form that
+    :mod:`relay.chat.shown` gives them: ``shown_call(view).model_dump()``, ``shown_turn(view).model_dump()``.
     """
 
     kind: str
     data: dict[str, Any]
     id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnHandle:
+    """A turn that has begun. ``after`` is the :class:`Event` id after which its events come; ``created``: so has the
+    session, with it.
+    """
+
+    session_id: str
+    turn_id: str
+    after: str
+    created: bool

@@ -11,6 +11,7 @@ from relay.cli.policy_desk import Desk
 from relay.core.action import Decision
 from relay.core.circumstances import Circumstances
 from relay.core.clock import MICROSECONDS, MINUTE, now
+from relay.core.origins import Origins
 from relay.core.pointer import pointer_of
 from relay.core.principal import Principal, PrincipalKind, expand_scopes
 from relay.core.problem import Invalid
@@ -67,6 +68,17 @@ class Who(_In):
         )
 
 
+class From(_In):
+    """Where parameters are supposed to have come from: for each kind of source the names of those that hold some."""
+
+    user: frozenset[str] = frozenset()
+    context: frozenset[str] = frozenset()
+    result: frozenset[str] = frozenset()
+    untrusted: frozenset[str] = frozenset()
+    attachment: frozenset[str] = frozenset()
+    model: frozenset[str] = frozenset()
+
+
 class When(_In):
     """What is supposed besides; ``at`` is a time with its offset, now by default."""
 
@@ -75,6 +87,7 @@ class When(_In):
     approvals: Annotated[int, Field(ge=0, le=100)] = 0
     other_person: bool = False
     untrusted_content: bool = False
+    origins: From | None = None
 
     @field_validator("at")
     @classmethod
@@ -93,6 +106,7 @@ class When(_In):
             self.other_person,
             self.untrusted_content,
             asked_at=None if self.at is None else at,
+            origins=None if self.origins is None else Origins.of(self.origins.model_dump()),
         )
 
 

@@ -29,7 +29,7 @@ def _render(step: Step, client: None) -> Rendering:
     return Rendering(summary="Echo a text; nothing leaves Relay.", body={"message": step.params.message})
 
 
-@connector.action("relay.echo", effect="read", render=_render, idempotent=True, timeout=5.0)
+@connector.action("relay.echo", effect="read", render=_render, idempotent=True, timeout=5.0, untrusted_result=False)
 async def echo(permit: Permit, params: Echo, client: None) -> Echoed:
     """Echo a text back; reaches nothing, useful to try a key."""
     return Echoed(message=params.message)

@@ -164,6 +164,7 @@ def _bound(request: exchange.Request, seen_version: str | None) -> exchange.Requ
     redact=redact,
     expose=expose,
     irreversible=True,
+    untrusted_result=True,
     probe=probe,
     timeout=exchange.ACTION_TIMEOUT,
     concurrency=exchange.CONCURRENCY,

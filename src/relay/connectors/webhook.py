@@ -72,6 +72,7 @@ def expose(params: SaveWebhook) -> exchange.ExposedRequest:
     redact=redact,
     expose=expose,
     irreversible=True,
+    untrusted_result=True,
     timeout=exchange.ACTION_TIMEOUT,
     concurrency=exchange.CONCURRENCY,
 )

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from relay.core.origins import Origins
+
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
@@ -10,6 +12,7 @@ class Circumstances:
     ``at`` is in microseconds. ``client`` is the caller's address as text, empty when unknown. ``approvals`` counts the
     persons who have agreed to this very step; ``other_person`` says that one of them at least had no part in making the
     requester's credential. ``untrusted_content`` says that content from outside may have had a say in the step.
+    ``origins`` says where its parameters came from, None where it comes from no conversation.
     ``asked_at`` is when a step was asked for that has waited since, None for one that is asked for now.
     """
 
@@ -19,3 +22,4 @@ class Circumstances:
     other_person: bool = False
     untrusted_content: bool = False
     asked_at: int | None = None
+    origins: Origins | None = None

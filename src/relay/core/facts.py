@@ -15,7 +15,8 @@ class RequestFacts:
     known; ``peer`` is the socket's. ``scheme``, ``http`` or ``https``, is the caller's as far as trusted proxies tell.
     ``headers`` are raw, names in lower case. ``route`` is the matched route's template, empty before one has matched.
     ``quotas`` are those that the request was counted against; the answer reports them, whatever it turns out to be.
-    ``refused`` says why the credential was refused, or what it lacked; empty while it was not.
+    ``refused`` says why the credential was refused, or what it lacked; empty while it was not. ``elsewhere``: what
+    failed is a service beyond Relay, whatever the status says.
     """
 
     request_id: str
@@ -27,6 +28,7 @@ class RequestFacts:
     scheme: str = "http"
     quotas: tuple[Quota, ...] = ()
     refused: str = ""
+    elsewhere: bool = False
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of the only header of that name; None when there is none or more than one."""

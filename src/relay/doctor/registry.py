@@ -6,7 +6,7 @@ Each has a heading in docs/doctor.md and a test in both states; tests see to tha
 from typing import Final
 
 from relay.doctor.check import Check
-from relay.doctor.checks import exposure, files, people, secrets, store, versions
+from relay.doctor.checks import exposure, files, models, people, secrets, store, versions
 from relay.doctor.facts import Facts
 
 CHECKS: Final[tuple[Check[Facts], ...]] = (
@@ -42,6 +42,14 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
         "fail",
         exposure.unsigned_webhooks,
         "leave WEBHOOK_ALLOW_UNSIGNED out",
+    ),
+    Check(
+        "chat-pilot-mode",
+        "settings",
+        "the chat needs a credential",
+        "fail",
+        models.pilot_mode,
+        "leave CHAT_PILOT_MODE out",
     ),
     Check(
         "tls",
@@ -107,6 +115,47 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
         "warn",
         exposure.metrics_token,
         "set METRICS_TOKEN_FILE, or TELEMETRY_ENABLED=false",
+    ),
+    # Models and the chat.
+    Check(
+        "chat-key-scopes",
+        "settings",
+        "the chat key proposes and does not act",
+        "warn",
+        models.chat_key,
+        "leave actions:execute out of CHAT_SCOPES, and give an API key to who shall act",
+    ),
+    Check(
+        "model-links",
+        "settings",
+        "models are asked by https",
+        "warn",
+        models.links,
+        "https:// in OPENAI_BASE_URL, ANTHROPIC_BASE_URL and GOOGLE_BASE_URL",
+    ),
+    Check(
+        "model-budgets",
+        "settings",
+        "models may be asked, and not without end",
+        "warn",
+        models.budgets,
+        "set AI_DAILY_BUDGET_USD and CHAT_SESSION_BUDGET_USD to what you would pay",
+    ),
+    Check(
+        "link-hosts",
+        "settings",
+        "links in a model's words lead to hosts that are named",
+        "warn",
+        models.link_hosts,
+        "name hosts in AI_LINK_HOSTS, without *",
+    ),
+    Check(
+        "model-record",
+        "settings",
+        "what models are told is not kept",
+        "warn",
+        models.record,
+        "AI_RECORD=false once you have seen what you were looking for",
     ),
     # Secrets.
     Check(

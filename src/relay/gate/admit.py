@@ -51,7 +51,7 @@ class Gate:
                 return grant_admission(access, facts, None, signed)
             if access.auth != "bearer":
                 raise NotImplementedError(f"no way to authenticate by {access.auth}")
-            principal = await self._authenticate(facts)
+            principal = await self._authenticate(facts, access.doors)
             context.bind(principal=principal.id, workspace=principal.workspace_id)
         except Unauthenticated as failure:
             facts.refused = failure.reason  # also where its 401 becomes a 429

@@ -5,6 +5,7 @@ from typing import Any
 
 from relay.catalog import ActionSpec, Rendering
 from relay.core.action import Decision, Failure, Step
+from relay.core.origins import Origins
 from relay.core.principal import Principal
 
 
@@ -12,11 +13,11 @@ from relay.core.principal import Principal
 class Ask:
     """A wish to run one action: by preview, or by name and parameters. ``client`` is the caller's address.
 
-    ``untrusted_content`` says that content from outside may have had a say in it. ``tries_allowed`` is how many more
-    times the effect may be tried where a repetition cannot do it twice, ``timeout`` how many seconds each try may take,
-    the action's own when None. ``run_fence`` is the number under which the asker holds its run: an intent is written
-    only while it is still the run's. What only ``reads_version`` is never held back, and refused where it would need an
-    approval.
+    ``untrusted_content`` says that content from outside may have had a say in it. ``origins`` says where its parameters
+    came from, None where it comes from no conversation. ``tries_allowed`` is how many more times the effect may be
+    tried where a repetition cannot do it twice, ``timeout`` how many seconds each try may take, the action's own when
+    None. ``run_fence`` is the number under which the asker holds its run: an intent is written only while it is still
+    the run's. What only ``reads_version`` is never held back, and refused where it would need an approval.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class Ask:
     timeout: float | None = None
     run_fence: int | None = None
     reads_version: bool = False
+    origins: Origins | None = None
 
 
 class RunTaken(Exception):

@@ -1,12 +1,14 @@
-"""Who calls: an API key, or in dev mode nobody from this very machine."""
+"""Who calls: an API key, on some routes the key of a door, or in dev mode nobody from this very machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+from relay.core.access import Door
 from relay.core.facts import RequestFacts
 from relay.core.principal import Principal
-from relay.core.problem import AddressNotAllowed, Unauthenticated
+from relay.core.problem import AddressNotAllowed, Unauthenticated, Unavailable
 from relay.identity.credentials import INVALID_KEY, credential_from
+from relay.store.writer import StoreUnavailable
 
 
 class Credentials(Protocol):
@@ -26,6 +28,25 @@ class Credentials(Protocol):
     async def honey_action_used(self, principal: Principal, action: str, *, request_id: str, client: str) -> None:
         """Take a credential out of use, durably, which has asked for a honey action; ``client`` is its address."""
         ...
+
+
+async def reason_to_end(
+    credentials: Credentials, principal: Principal, client: str, scopes: frozenset[str] = frozenset()
+) -> str | None:
+    """Return why a caller who was admitted may not go on watching, None while it may.
+
+    The credential is alive, may be used from ``client`` and still holds ``scopes``; where nobody can say, that is a
+    reason too.
+    """
+    try:
+        alive = await credentials.reload(principal.credential_id)
+    except (StoreUnavailable, Unavailable):
+        return "unavailable"
+    if alive is None:
+        return "credential_revoked"
+    if alive.allowed_from is not None and not alive.allowed_from.admits(client):
+        return "address_not_allowed"
+    return "scope_removed" if alive.missing(scopes) else None
 
 
 class FailureCount(Protocol):
@@ -58,11 +79,26 @@ class Nobody:
         """Look away."""
 
 
+class Doorkeeper(Protocol):
+    """Knows who comes through a door."""
+
+    def by_key(self, key_text: str) -> Principal | None:
+        """Return the principal that the door's own key stands for, None for any other text."""
+        ...
+
+    def without_key(self, facts: RequestFacts) -> Principal | None:
+        """Return whom a request without any credential lets in, None where it lets in nobody."""
+        ...
+
+
 Anonymous = Callable[[RequestFacts], Principal | None]
 
 
 class Authenticate:
-    """Turns request facts into a principal, or 401. Why a credential failed is counted, never told."""
+    """Turns request facts into a principal, or 401. Why a credential failed is counted, never told.
+
+    ``doors`` are what opens routes besides API keys; each opens those alone that name it.
+    """
 
     def __init__(
         self,
@@ -70,15 +106,19 @@ class Authenticate:
         failures: FailureCount,
         anonymous: Anonymous | None = None,
         onlooker: Onlooker | None = None,
+        doors: Mapping[Door, Doorkeeper] | None = None,
     ) -> None:
         self._credentials = credentials
         self._failures = failures
         self._anonymous = anonymous
         self._onlooker = onlooker or Nobody()
+        self._doors = dict(doors or {})
 
-    async def __call__(self, facts: RequestFacts) -> Principal:
+    async def __call__(self, facts: RequestFacts, doors: Collection[Door] = ()) -> Principal:
+        """Return who calls a route that ``doors`` open too."""
+        keepers = [self._doors[door] for door in doors if door in self._doors]
         try:
-            return await self._principal(facts)
+            return await self._principal(facts, keepers)
         except Unauthenticated as refusal:
             self._failures.count(reason=refusal.reason, route=facts.route, client=facts.client)
             raise
@@ -86,13 +126,13 @@ class Authenticate:
             self._failures.count(reason="address_not_allowed", route=facts.route, client=facts.client)
             raise
 
-    async def _principal(self, facts: RequestFacts) -> Principal:
+    async def _principal(self, facts: RequestFacts, keepers: Collection[Doorkeeper]) -> Principal:
         key = credential_from(facts.headers)
         if key is None:
-            principal = self._anonymous(facts) if self._anonymous is not None else None
-            if principal is None:
-                raise Unauthenticated(reason="missing_token")
-            return principal
+            return self._without_key(facts, keepers)
+        for keeper in keepers:
+            if (known := keeper.by_key(key)) is not None:
+                return known
         principal = await self._credentials.authenticate(key, facts.client)
         if principal is None:
             self._onlooker.refused(key, facts.client)
@@ -101,3 +141,12 @@ class Authenticate:
             raise AddressNotAllowed("This API key may not be used from your address.")
         self._onlooker.admitted(principal, facts.client)
         return principal
+
+    def _without_key(self, facts: RequestFacts, keepers: Collection[Doorkeeper]) -> Principal:
+        principal = self._anonymous(facts) if self._anonymous is not None else None
+        if principal is not None:
+            return principal
+        for keeper in keepers:
+            if (known := keeper.without_key(facts)) is not None:
+                return known
+        raise Unauthenticated(reason="missing_token")

@@ -11,6 +11,7 @@ from relay.core.action import Decision, Step
 from relay.core.canonical import canonical_json
 from relay.core.circumstances import Circumstances
 from relay.core.clock import now
+from relay.core.origins import Origins
 from relay.core.principal import Principal
 from relay.core.problem import (
     BudgetExhausted,
@@ -117,16 +118,28 @@ class Performer:
         return await decide(self._policy, principal, spec, step, circumstances)
 
     async def preview(
-        self, principal: Principal, action: str, params: Any, *, request_id: str, client: str
+        self,
+        principal: Principal,
+        action: str,
+        params: Any,
+        *,
+        request_id: str,
+        client: str,
+        untrusted_content: bool = False,
+        origins: Origins | None = None,
     ) -> PreviewState:
-        """Store and return what an action would really do, with its decision."""
-        circumstances = Circumstances(now(), client)
+        """Store and return what an action would really do, with its decision.
+
+        ``untrusted_content`` and ``origins`` as in :class:`~relay.gate.ask.Ask`.
+        """
+        circumstances = Circumstances(now(), client, untrusted_content=untrusted_content, origins=origins)
         considered = await self.consider(principal, action, params, circumstances=circumstances, request_id=request_id)
         seen = None
         probe = self._probes.of(considered.spec, considered.step.params)
         if probe is not None and considered.decision.effect != "deny":
             await self._require_alive(principal)
-            seen = await self._probes.read(self.perform, principal, probe, Ask(request_id, client))
+            ask = Ask(request_id, client, action, untrusted_content=untrusted_content, origins=origins)
+            seen = await self._probes.read(self.perform, principal, probe, ask)
             if seen is None:
                 considered = replace(considered, warnings=(*considered.warnings, UNREAD))
         return await self._previews.make(principal, considered, request_id=request_id, client=client, seen_version=seen)
@@ -179,7 +192,9 @@ class Performer:
         """Return what is about to be done with the decision about it now; 403 when that is a denial."""
         await self._checks.require_running(principal, spec)
         at = now()
-        circumstances = Circumstances(at, ask.client, untrusted_content=ask.untrusted_content, asked_at=asked_at)
+        circumstances = Circumstances(
+            at, ask.client, untrusted_content=ask.untrusted_content, asked_at=asked_at, origins=ask.origins
+        )
         decision = await decide(self._policy, principal, spec, step, circumstances)
         intent = Intent(principal, ask, spec, step, decision, asked_at or at, _idempotency(ask, spec, step))
         if decision.effect == "deny":

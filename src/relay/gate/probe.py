@@ -10,6 +10,7 @@ from typing import Any, Final
 from relay.catalog import ActionSpec, Catalog, Probe
 from relay.core.circumstances import Circumstances
 from relay.core.clock import now
+from relay.core.origins import Origins
 from relay.core.principal import Principal
 from relay.core.problem import Problem
 from relay.gate.ask import Ask, AttemptState
@@ -53,6 +54,7 @@ class Probes:
             action=probe.action,
             params=probe.params,
             untrusted_content=ask.untrusted_content,
+            origins=_origins(probe, ask),
             timeout=PROBE_SECONDS,
             reads_version=True,
         )
@@ -72,5 +74,14 @@ class Probes:
         if await self._checks.stopped(principal, spec) is not None:
             return False
         step = make_step(principal, spec, valid_params(spec, wish.params))
-        circumstances = Circumstances(now(), wish.client, untrusted_content=wish.untrusted_content)
+        circumstances = Circumstances(
+            now(), wish.client, untrusted_content=wish.untrusted_content, origins=wish.origins
+        )
         return (await decide(self._policy, principal, spec, step, circumstances)).effect == "allow"
+
+
+def _origins(probe: Probe, ask: Ask) -> Origins | None:
+    """Return where the parameters of a read came from: it is made of the step's, which may have other names."""
+    if ask.origins is None or probe.action == ask.action:
+        return ask.origins
+    return ask.origins.spread(probe.params)

@@ -217,6 +217,7 @@ class Resumer:
             other_person=agreement.other_person,
             untrusted_content=waiting.asked.untrusted_content,
             asked_at=waiting.asked.asked_at,
+            origins=waiting.asked.origins,
         )
         return await decide(self._policy, waiting.principal, waiting.spec, waiting.step, circumstances)
 

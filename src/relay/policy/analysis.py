@@ -12,7 +12,7 @@ from cedarpy import pst
 Path = tuple[str, ...]
 EVERYTHING: Final[Path] = ()
 COUNTERS: Final = "counters"
-RECORDS: Final = frozenset({COUNTERS, "credential", "params", "time"})
+RECORDS: Final = frozenset({COUNTERS, "credential", "origins", "params", "time"})
 """The context's attributes that are records themselves."""
 
 

@@ -40,6 +40,8 @@ def inputs_of(
     address = address_of(circumstances.client)
     if address is not None:
         context["client_address"] = _extension("ip", str(address))
+    if circumstances.origins is not None:
+        context["origins"] = circumstances.origins.sets()
     return DecisionInputs(
         principal_facts(principal),
         action_facts(spec),

@@ -26,6 +26,14 @@ namespace Relay {
   };
   type Counters = { actions_today: Long, actions_last_hour: Long, same_action_today: Long };
   type Credential = { kind: String, age_minutes?: Long };
+  type Origins = {
+    user: Set<String>,
+    context: Set<String>,
+    result: Set<String>,
+    untrusted: Set<String>,
+    attachment: Set<String>,
+    model: Set<String>,
+  };
   type Time = { now: datetime, hour: Long, minute_of_day: Long, weekday: Long };
 """
 
@@ -44,6 +52,7 @@ CONTEXT: Final = {
     "external_host_count": "Long",
     "internal": "Bool",
     "untrusted_content": "Bool",
+    "origins?": "Origins",
     "client_address?": "ipaddr",
     "counters": "Counters",
     "credential": "Credential",

@@ -5,6 +5,7 @@ from typing import Final, Protocol
 
 RUN: Final = "run"
 ATTEMPT: Final = "attempt"
+CHAT: Final = "chat"
 """Kinds of work that one part asks another for."""
 
 Handler = Callable[[str], Awaitable[None]]

@@ -19,7 +19,7 @@ _PRICE: Final = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._/:@-]{0,127})=([0-9]{1,6}(?:\.[0-9]{1,4})?)/([0-9]{1,6}(?:\.[0-9]{1,4})?)"
 )
 _DOLLARS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,4})?", re.ASCII)
-_WORKSPACE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+_WORKSPACE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 
 ModelPrice = tuple[str, Decimal, Decimal]
 
@@ -57,7 +57,7 @@ def _prices(text: Any) -> tuple[ModelPrice, ...]:
 
 def _workspace(text: Any) -> str:
     if not _WORKSPACE.fullmatch(text):
-        raise ValueError("must be the id of a workspace: lower-case letters, digits, - and _")
+        raise ValueError("must be the id of a workspace: lower-case letters, digits and hyphens")
     return str(text)
 
 
@@ -162,11 +162,13 @@ class AiSettings(BaseModel):
     chat_calls_per_turn: Annotated[int, BeforeValidator(parse.whole)] = Field(
         default=16, ge=1, le=100, description="How many actions one message may lead to before the turn is ended."
     )
-    chat_api_key: Annotated[SecretStr | None, BeforeValidator(parse.token), Made(generate_token)] = Field(
-        default=None,
-        json_schema_extra={"shown_default": "none: the chat wants an API key"},
-        description="A key that opens `/chat/…` and nothing else, as the service principal `chat`: 32 to 256 random "
-        "characters. See [chat](chat.md#the-chat-key).",
+    chat_api_key: Annotated[SecretStr | None, BeforeValidator(parse.token), Made(generate_token, on_request=True)] = (
+        Field(
+            default=None,
+            json_schema_extra={"shown_default": "none: the chat wants an API key"},
+            description="A key that opens `/chat/…` and nothing else, as the service principal `chat`: 32 to 256 "
+            "random characters. See [chat](chat.md#the-chat-key).",
+        )
     )
     chat_workspace: Annotated[str, BeforeValidator(_workspace)] = Field(
         default="default", description="The workspace of that principal."

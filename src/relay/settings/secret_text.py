@@ -26,9 +26,13 @@ _PUBLISHED: Final = ("MfKQ9r8GKYqrTwjUPD8I", "C2FVsBQIhrscChlQIMV", "cw_0x689RpI
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """In the annotation of a setting: an installation can make this secret by itself, and ``make`` does."""
+    """In the annotation of a setting: an installation can make this secret by itself, and ``make`` does.
+
+    ``on_request``: only where it is asked for by name, since it lets somebody act who cannot act without it.
+    """
 
     make: Callable[[], str]
+    on_request: bool = False
 
 
 class PartlySecret:

@@ -14,6 +14,7 @@ from relay.store.reader import Reader
 from relay.store.tables import api_keys, attempts, audit_events, audit_head, run_events, runs
 from relay.store.tables.approvals import approvals
 from relay.store.tables.budgets import kill_switch
+from relay.store.tables.chat import chat_sessions, chat_turns
 from relay.store.tables.webhooks_out import webhook_deliveries, webhook_endpoints
 from relay.telemetry.layout import Series, zeros
 
@@ -24,6 +25,7 @@ workspace comes as long before (``relay.webhooks.watch``)."""
 
 _LIMIT: Final = literal_column(str(MOST_COUNTED), Integer)
 _OPEN_RUNS: Final = ("queued", "running", "pending_approval")
+_OPEN_TURNS: Final = ("running", "awaiting_approval")
 
 Figures = dict[str, dict[Series, float]]
 
@@ -41,6 +43,7 @@ class Measures:
             **await self._runs(),
             **await self._approvals(at),
             **await self._queue(at),
+            **await self._chat(at),
             **await self._endpoints(),
             **await self._audit(),
             **await self._kill_switch(),
@@ -96,6 +99,20 @@ class Measures:
             found["relay_queue_oldest_seconds"][(kind,)] = age
         return found
 
+    async def _chat(self, at: int) -> Figures:
+        found: Figures = zeros("relay_chat_turns")
+        for status in _OPEN_TURNS:
+            turn = select(chat_turns.c.id).where(chat_turns.c.status == literal_column(f"'{status}'"))
+            counted = select(func.count()).select_from(turn.limit(_LIMIT).subquery())
+            found["relay_chat_turns"][(status,)] = await self._number(counted)
+        sessions = select(chat_sessions.c.id).limit(_LIMIT).subquery()
+        _, age = await self._count_and_age(_abandoned_turns(at).subquery().c.since, at)
+        return {
+            **found,
+            "relay_chat_sessions": {(): await self._number(select(func.count()).select_from(sessions))},
+            "relay_chat_abandoned_seconds": {(): age},
+        }
+
     async def _endpoints(self) -> Figures:
         found: Figures = zeros("relay_webhook_endpoints")
         some = select(webhook_endpoints.c.status, webhook_endpoints.c.failures).limit(_LIMIT).subquery()
@@ -142,6 +159,17 @@ def _due_runs(at: int) -> Select[tuple[int]]:
     some = select(runs.c.id, runs.c.lease_until).where(waiting).order_by(runs.c.id).limit(_LIMIT).subquery()
     changed = select(func.max(run_events.c.occurred_at)).where(run_events.c.run_id == some.c.id).scalar_subquery()
     return select(func.coalesce(some.c.lease_until, changed).label("since"))
+
+
+def _abandoned_turns(at: int) -> Select[tuple[int]]:
+    """Turns that run and that nobody works on: since their lease ended, or where it was given back, they began."""
+    turn = chat_turns.c
+    left = or_(turn.lease_until.is_(None), turn.lease_until < at)
+    return (
+        select(func.coalesce(turn.lease_until, turn.created_at).label("since"))
+        .where(turn.status == literal_column("'running'"), left)
+        .limit(_LIMIT)
+    )
 
 
 def _due_attempts(at: int) -> Select[tuple[int]]:

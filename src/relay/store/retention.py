@@ -10,9 +10,11 @@ from typing import Any, Final
 from sqlalchemy import Table, bindparam, delete, select, tuple_
 
 from relay.core.clock import DAY, now
+from relay.store.chat_removal import remove_expired_sessions
 from relay.store.query import Query
 from relay.store.tables import api_keys, envelopes, idempotency, plans, previews
 from relay.store.tables.budgets import budget_days, budget_holds, budget_members
+from relay.store.tables.chat import chat_calls, chat_entries, chat_turns, model_spending
 from relay.store.tables.policy import decisions, policy_replays
 from relay.store.tables.unusual import unusual_sightings
 from relay.store.tables.webhooks_in import webhook_events, webhook_receipts, webhook_receiver_secrets
@@ -23,6 +25,7 @@ from relay.telemetry.surviving import surviving
 PURGE_SECONDS: Final = 60.0
 CHILD_GRACE: Final = 7 * DAY
 _AT_ONCE: Final = 500
+_SESSIONS_AT_ONCE: Final = 20
 
 log = logging.getLogger("relay.store")
 
@@ -53,6 +56,7 @@ _PURGES: Final = (
     (_purge(budget_days), 0),
     (_purge(budget_members), 0),
     (_purge(budget_holds), 0),
+    (_purge(model_spending), 0),
     (_purge(decisions), 0),
     (_purge(policy_replays), 0),
     (_purge(webhook_attempts), 0),
@@ -65,6 +69,9 @@ _PURGES: Final = (
     # As long as what a child token has done counts as its parent's, its row says whose it is.
     (_PURGE_CHILDREN, CHILD_GRACE),
     (_purge(unusual_sightings), 0),
+    (_purge(chat_entries), 0),
+    (_purge(chat_calls), 0),
+    (_purge(chat_turns), 0),
 )
 
 
@@ -98,7 +105,15 @@ class Purge:
                 total += gone
                 if gone < _AT_ONCE:
                     break
-        return total
+        return total + await self._expired_sessions(at)
+
+    async def _expired_sessions(self, at: int) -> int:
+        total = 0
+        while True:
+            gone = await self._writer.run(lambda tx: remove_expired_sessions(tx, at, _SESSIONS_AT_ONCE))
+            total += gone
+            if gone < _SESSIONS_AT_ONCE:
+                return total
 
     async def _forever(self) -> None:
         while True:

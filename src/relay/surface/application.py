@@ -12,10 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay import __version__
 from relay.core.access import Access
 from relay.core.facts import RequestFacts
-from relay.surface.declare import Admit, GuardedRoute, Routes
+from relay.surface.declare import BODY_ROOM, Admit, GuardedRoute, Routes
 from relay.surface.description import described
 from relay.surface.edge import Edge
 from relay.surface.observe import Observer
+from relay.surface.room import Room
 from relay.surface.seal import seal
 from relay.surface.stamp import FACTS, Stamp
 
@@ -130,8 +131,8 @@ def build_application(
     :class:`~relay.surface.seal.Unsealed` when a way in is not guarded. Without an ``edge`` only requests of this very
     machine are served. ``observers`` are told of every request that the application sees.
     """
-    app = RelayApp(admit)
+    app, room = RelayApp(admit), Room(BODY_ROOM)
     for group in groups:
-        group.mount(app, admit, body_limit=body_limit, body_seconds=body_seconds)
+        group.mount(app, admit, body_limit=body_limit, body_seconds=body_seconds, room=room)
     app.lead_directly(seal(app, admit))
     return app, Stamp(app, edge, app.declared, app.count, observers)

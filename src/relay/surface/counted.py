@@ -36,7 +36,7 @@ class CountedRequests:
             self._seconds.observe(answered.seconds, route)
         if answered.status == _LIMITED:
             self._limited.add(route)
-        elif answered.status in _OF_A_DESTINATION:
+        elif answered.status in _OF_A_DESTINATION or facts.elsewhere:
             self._destinations.add(route)
         if facts.refused:
             self._refused(facts.refused, route)

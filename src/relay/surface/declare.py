@@ -24,10 +24,12 @@ from relay.core.problem import BadRequest, BadSignature, NotFound, Unauthenticat
 from relay.core.signed import Evidence, Signed
 from relay.core.validation import validated
 from relay.surface.answers import send_json
-from relay.surface.body import read_body, read_json
+from relay.surface.body import read_as, read_body
+from relay.surface.room import MIB, Room
 from relay.surface.stamp import ADMISSION, FACTS
 
 MAX_PATH_PARAMETER: Final = 200
+BODY_ROOM: Final = 96 * MIB
 Endpoint = Callable[..., Awaitable[BaseModel | Response]]
 F = TypeVar("F", bound=Endpoint)
 
@@ -90,12 +92,14 @@ class GuardedRoute(APIRoute):
         admit: Admit,
         body_limit: int,
         body_seconds: float,
+        room: Room | None = None,
         **options: Any,
     ) -> None:
         self.access = access
         self.admit = admit
         self.body_limit = body_limit
         self._body_seconds = body_seconds
+        self._room = room or Room(BODY_ROOM)
         self._body, self._query, self._names = _parameters(path, endpoint)
         if access.auth == "signature" and self._body is not None:
             raise UndeclaredRoute(f"{path}: what was signed is call.signed; the body cannot be read again")
@@ -109,17 +113,21 @@ class GuardedRoute(APIRoute):
         facts.route = self.path_format
         scope[ADMISSION] = await self._admitted(scope, facts, receive)
         call = Call(scope, receive, send)
-        arguments: dict[str, Any] = {name: _path_parameter(scope, name) for name in self._names}
-        if self._query is not None:
-            arguments["query"] = validated(self._query, _query_of(call))
-        if self._body is not None:
-            value = await read_json(facts, receive, self.body_limit, self._body_seconds)
-            arguments["body"] = validated(self._body, value)
-        answer = await self.endpoint(call, **arguments)
+        # Nothing here keeps the body: how long it stays in memory is the endpoint's to say.
+        answer = await self.endpoint(call, **await self._arguments(call, facts, receive))
         if isinstance(answer, Response):
             await answer(scope, receive, send)
             return
         await send_json(send, self._status, answer.__pydantic_serializer__.to_json(answer))
+
+    async def _arguments(self, call: Call, facts: RequestFacts, receive: Receive) -> dict[str, Any]:
+        arguments: dict[str, Any] = {name: _path_parameter(call.scope, name) for name in self._names}
+        if self._query is not None:
+            arguments["query"] = validated(self._query, _query_of(call))
+        if self._body is not None:
+            read = partial(validated, self._body)
+            arguments["body"] = await read_as(read, facts, receive, self.body_limit, self._body_seconds, self._room)
+        return arguments
 
     async def _admitted(self, scope: Scope, facts: RequestFacts, receive: Receive) -> Admission:
         if self.access.auth != "signature":
@@ -208,8 +216,11 @@ class Routes:
 
         return declare
 
-    def mount(self, app: FastAPI, admit: Admit, *, body_limit: int, body_seconds: float) -> None:
-        """Add every route to ``app``. ``body_limit`` (bytes) holds where a route names none of its own."""
+    def mount(self, app: FastAPI, admit: Admit, *, body_limit: int, body_seconds: float, room: Room) -> None:
+        """Add every route to ``app``. ``body_limit`` (bytes) holds where a route names none of its own.
+
+        ``room`` is what large bodies of all routes share.
+        """
         for method, path, endpoint, access, own_limit, options in self._declared:
             route = GuardedRoute(
                 path,
@@ -218,6 +229,7 @@ class Routes:
                 admit=admit,
                 body_limit=own_limit or body_limit,
                 body_seconds=body_seconds,
+                room=room,
                 methods=[method],
                 tags=[path.split("/")[1] or "root"],
                 **options,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from relay.core.access import Door
 from relay.surface.declare import GuardedRoute
 
 _METHODS: Final = ("get", "post", "put", "delete", "patch")
@@ -26,6 +27,12 @@ _REFUSED: Final[dict[str, Any]] = {
 _SCHEMES: Final[dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: relay_sk_…"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+    "chatKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "CHAT_API_KEY, where the installation has one. It opens the chat and nothing else.",
+    },
     "operator": {
         "type": "http",
         "scheme": "bearer",
@@ -34,6 +41,7 @@ _SCHEMES: Final[dict[str, Any]] = {
 }
 _SECURITY: Final[dict[str, Any]] = {"public": [], "signature": [], "operator": [{"operator": []}]}
 """What other credentials than API keys admit."""
+_DOORS: Final[dict[Door, str]] = {"chat": "chatKey"}
 _OWN_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
 
 
@@ -59,7 +67,8 @@ def described(document: dict[str, Any], routes: Iterable[GuardedRoute]) -> dict[
 
 
 def _describe(operation: dict[str, Any], route: GuardedRoute) -> None:
-    operation["security"] = _SECURITY.get(route.access.auth, [{"bearer": []}, {"apiKey": []}])
+    doors: list[dict[str, list[str]]] = [{_DOORS[door]: []} for door in sorted(route.access.doors)]
+    operation["security"] = _SECURITY.get(route.access.auth, [{"bearer": []}, {"apiKey": []}, *doors])
     operation["x-required-scopes"] = sorted(route.access.scopes)
     if "description" in operation:
         operation["description"] = operation["description"].replace("``", "`")

@@ -1,14 +1,26 @@
 """Server-sent events as an answer (WHATWG HTML, 9.2)."""
 
-from typing import Final
+from collections.abc import AsyncGenerator
+from typing import Final, Protocol
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from relay.runs.stream import Stream
 from relay.surface.declare import Call
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class Stream(Protocol):
+    """What is sent. It holds a place of its reader's until it is closed."""
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the stream's bytes, once."""
+        ...
+
+    def close(self) -> None:
+        """Give the place back; harmless when it was given back before."""
+        ...
 
 
 class EventStream(StreamingResponse):

@@ -30,7 +30,8 @@ def seal(app: SealedApp, admit: Admit) -> tuple[GuardedRoute, ...]:
 
     :class:`Unsealed` names the first that is not: a plain route, a mount, a static folder, a websocket, an included
     router (FastAPI would serve even a declared route in it by a handler of its own), middleware or another thing that
-    could answer by itself, a declared route whose guard was replaced, or one that names a limit which does not exist.
+    could answer by itself, a declared route whose guard was replaced, one that names a limit which does not exist, or
+    one that a door opens and that lies elsewhere than under the door's path.
     """
     if door := app.side_door():
         raise Unsealed(f"{door} could answer before admission")
@@ -43,6 +44,9 @@ def seal(app: SealedApp, admit: Admit) -> tuple[GuardedRoute, ...]:
             raise Unsealed(f"{route.path} does not lead through the gate")
         if wrong := misnamed(route.access.limits):
             raise Unsealed(f"{route.path} {wrong}")
+        for door in sorted(route.access.doors):
+            if route.path_format.split("/")[1] != door:
+                raise Unsealed(f"{route.path} is opened by the door {door!r} and does not lie under /{door}")
         for method in sorted(route.methods or ()):
             place = method, _PARAMETER.sub("{}", route.path_format)
             if place in seen:

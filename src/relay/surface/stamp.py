@@ -20,6 +20,7 @@ from relay.core.problem import (
     Internal,
     Limited,
     MethodNotAllowed,
+    ModelUnavailable,
     NotFound,
     Problem,
     Unauthenticated,
@@ -185,6 +186,7 @@ def _reported(error: Exception, scope: Scope, facts: RequestFacts) -> Problem:
     """Return the problem that an exception is to this caller; one that is Relay's own fault is logged."""
     problem = problem_of(error)
     facts.refused = LOCK_BROKEN if isinstance(error, Unstamped) else facts.refused or _refusal_of(problem)
+    facts.elsewhere = isinstance(problem, ModelUnavailable)
     if isinstance(problem, Limited):
         problem.postpone(wait_of(facts.quotas))
     if isinstance(error, StoreUnavailable):

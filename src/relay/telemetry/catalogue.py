@@ -25,6 +25,8 @@ OPEN: Final = frozenset({ROUTES, ACTIONS, CHECKS})
 """Kinds of label values that the composition root gives when it has built the application."""
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+LONG_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+WAIT_SECONDS: Final = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -69,6 +71,21 @@ AUTH_REASONS: Final = (
     "insufficient_scopes",
 )
 OUTCOMES: Final = ("succeeded", "failed", "unknown", "denied", "cancelled", "expired")
+CALL_ENDS: Final = ("succeeded", "failed", "unknown", "denied", "expired", "cancelled", "previewed", "refused")
+MODELS: Final = ("first", "fallback")
+MODEL_OUTCOMES: Final = (
+    "answered",
+    "cancelled",
+    "unreachable",
+    "lost",
+    "busy",
+    "failing",
+    "refused",
+    "rejected",
+    "timeout",
+    "too_large",
+    "invalid",
+)
 UNUSUAL: Final = ("first_use", "new_network", "volume", "denials_then_success")
 SECRETS: Final = ("SECRET_KEY", "OAUTH_ENCRYPTION_KEY", "WEBHOOK_SIGNING_SECRET", "pepper")
 
@@ -161,7 +178,108 @@ METRICS: Final = (
         "relay_webhooks_received_total", "counter", "Webhooks verified and stored.", {"duplicate": ("false", "true")}
     ),
     Metric("relay_webhook_signature_refusals_total", "counter", "Incoming webhooks without a right signature."),
-    Metric("relay_plan_duration_seconds", "histogram", "Time to make a plan.", {"planner": ("local",)}, SECONDS),
+    Metric(
+        "relay_plan_duration_seconds", "histogram", "Time to make a plan.", {"planner": ("local", "model")}, SECONDS
+    ),
+    Metric("relay_chat_sessions", "gauge", "Chat sessions that are kept.", shared=True),
+    Metric(
+        "relay_chat_turns",
+        "gauge",
+        "Chat turns that have not ended, by state.",
+        {"state": ("running", "awaiting_approval")},
+        shared=True,
+    ),
+    Metric(
+        "relay_chat_abandoned_seconds",
+        "gauge",
+        "For how long the oldest running chat turn has had no process that works on it, counted from its beginning "
+        "where it was given back; 0 without any.",
+        shared=True,
+    ),
+    Metric(
+        "relay_chat_turns_total",
+        "counter",
+        "Chat turns that came to an end.",
+        {"outcome": ("done", "failed", "cancelled")},
+    ),
+    Metric(
+        "relay_chat_turn_duration_seconds",
+        "histogram",
+        "Time that a chat turn was worked on without a pause; the wait for an approval is between two such times.",
+        {},
+        LONG_SECONDS,
+    ),
+    Metric(
+        "relay_chat_calls_total",
+        "counter",
+        "Actions that conversations have asked for and that came to an end.",
+        {"status": CALL_ENDS},
+    ),
+    Metric(
+        "relay_chat_wait_seconds",
+        "histogram",
+        "Time from when a conversation asked for an action until that neither waited for approval nor was held back.",
+        {},
+        WAIT_SECONDS,
+    ),
+    Metric(
+        "relay_chat_resumed_total",
+        "counter",
+        "Chat turns that went on: after a decision, or with another process than before.",
+        {"cause": ("decision", "takeover")},
+    ),
+    Metric("relay_chat_streams", "gauge", "Event streams of chats that are open.", summed=True),
+    Metric(
+        "relay_model_requests_total",
+        "counter",
+        "Requests to language models, by what became of them.",
+        {"model": MODELS, "outcome": MODEL_OUTCOMES},
+    ),
+    Metric(
+        "relay_model_request_duration_seconds",
+        "histogram",
+        "Time from a request to a language model to the end of its answer, or to its failure.",
+        {"model": MODELS},
+        LONG_SECONDS,
+    ),
+    Metric(
+        "relay_model_first_piece_seconds",
+        "histogram",
+        "Time from a request to a language model to the first piece of a streamed answer's text.",
+        {"model": MODELS},
+        LONG_SECONDS,
+    ),
+    Metric(
+        "relay_model_tokens_total",
+        "counter",
+        "Tokens that language models have read and written, by their services' counts where there are any.",
+        {"model": MODELS, "direction": ("in", "out")},
+    ),
+    Metric(
+        "relay_model_cost_dollars_total",
+        "counter",
+        "What language models have cost in US dollars, as budgets count it.",
+        {"model": MODELS},
+    ),
+    Metric(
+        "relay_model_retries_total",
+        "counter",
+        "Requests to language models that were repeated, since nothing of an answer had come.",
+        {"model": MODELS},
+    ),
+    Metric(
+        "relay_model_budget_refusals_total",
+        "counter",
+        "Questions that were not asked, since a budget had too little left.",
+        {"budget": ("day", "session")},
+    ),
+    Metric("relay_model_in_flight", "gauge", "Answers of language models that are waited for.", summed=True),
+    Metric(
+        "relay_model_breaker",
+        "gauge",
+        "Circuit breaker of a language model: 0 closed, 1 trying one question, 2 open.",
+        {"model": MODELS},
+    ),
     Metric("relay_audit_commit_seconds", "histogram", "Time of one durable commit of the writer.", {}, SECONDS),
     Metric("relay_audit_batch_size", "histogram", "Units of work in one commit.", {}, SIZES),
     Metric("relay_audit_write_errors_total", "counter", "Transactions that could not be committed."),
@@ -214,7 +332,7 @@ METRICS: Final = (
         "relay_development_mode",
         "gauge",
         "1 while a mode is on that skips a credential.",
-        {"mode": ("dev_auth", "unsigned_webhooks")},
+        {"mode": ("dev_auth", "unsigned_webhooks", "chat_pilot")},
     ),
     Metric(
         "relay_processes",
@@ -239,7 +357,8 @@ METRICS: Final = (
     Metric(
         "relay_http_destination_errors_total",
         "counter",
-        "Requests answered 502 or 504, which tell of a destination; relay_http_requests_total counts them as 5xx.",
+        "Requests answered 502 or 504, or 503 since no model answers, which tell of a destination; "
+        "relay_http_requests_total counts them as 5xx.",
         {"route": ROUTES},
     ),
 )

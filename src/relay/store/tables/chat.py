@@ -33,7 +33,6 @@ chat_turns = Table(
     text("kind"),
     text("status"),
     text("request_id"),
-    text("client"),
     text("holder", null=True),
     time("lease_until", null=True),
     whole("fence"),

@@ -70,13 +70,14 @@ class ExecuteRequest(_In):
 
 
 class ActionItem(BaseModel):
-    """An action of the catalogue."""
+    """An action of the catalogue. ``untrusted_result``: what it returns may hold what others have written."""
 
     name: str
     version: int
     summary: str
     effect: str
     scope: str
+    untrusted_result: bool
     params: dict[str, Any]
     result: dict[str, Any]
 
@@ -262,6 +263,7 @@ def _items(specs: Iterable[ActionSpec], known: dict[str, ActionItem]) -> Iterabl
                 summary=spec.summary,
                 effect=spec.effect,
                 scope=spec.scope,
+                untrusted_result=spec.untrusted_result,
                 params=spec.params.model_json_schema(),
                 result=spec.result.model_json_schema(mode="serialization"),
             )

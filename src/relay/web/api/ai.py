@@ -8,6 +8,8 @@ from starlette.responses import Response
 
 from relay.core.access import Access
 from relay.core.clock import iso
+from relay.core.hygiene import clean, clean_json
+from relay.core.streams import Places
 from relay.gate.authenticate import Credentials
 from relay.runs.plans import Plan, Plans
 from relay.runs.service import MAX_PAGE, Order, Runs, RunState
@@ -15,8 +17,8 @@ from relay.runs.steps import MAX_RETRIES, MAX_STEPS, StepDraft
 from relay.runs.stream import sequence_of
 from relay.store.runs import StepRow
 from relay.surface.declare import Call, Routes
+from relay.surface.events import EventStream, last_event_id
 from relay.web.api.actions import IDEMPOTENCY_HEADER, idempotency_key
-from relay.web.api.events import EventStream, last_event_id
 
 MAX_PROMPT: Final = 16_384
 DEFAULT_PAGE: Final = 20
@@ -167,12 +169,12 @@ class JobList(BaseModel):
     next_cursor: str | None
 
 
-def ai_routes(plans: Plans, runs: Runs, credentials: Credentials, *, streams: int) -> Routes:
-    """Return the routes under ``/ai``. ``streams`` is how many event streams a principal may hold open."""
+def ai_routes(plans: Plans, runs: Runs, credentials: Credentials, places: Places) -> Routes:
+    """Return the routes under ``/ai``. ``places`` are those of the event streams of this process."""
     routes = Routes()
     _plan_routes(routes, plans, runs)
     _job_routes(routes, runs)
-    _event_routes(routes, runs, credentials, streams)
+    _event_routes(routes, runs, credentials, places)
     return routes
 
 
@@ -184,7 +186,9 @@ def _plan_routes(routes: Routes, plans: Plans, runs: Runs) -> None:
     )
     async def plan(call: Call, body: PlanRequest) -> PlanAnswer:
         """Return steps that would do what the prompt asks for, or none and what is missing. Nothing is executed."""
-        return _plan_answer(await plans.make(call.principal, body.prompt, body.context, call.request_id, call.caller))
+        prompt = clean(body.prompt, "/prompt", most=MAX_PROMPT)
+        context = None if body.context is None else clean_json(body.context, "/context")
+        return _plan_answer(await plans.make(call.principal, prompt, context, call.request_id, call.caller))
 
     @routes.post(
         "/ai/execute",
@@ -237,8 +241,8 @@ def _job_routes(routes: Routes, runs: Runs) -> None:
         return _job(await runs.show(call.principal, run_id))
 
 
-def _event_routes(routes: Routes, runs: Runs, credentials: Credentials, limit: int) -> None:
-    streams = runs.streams(credentials, limit)
+def _event_routes(routes: Routes, runs: Runs, credentials: Credentials, places: Places) -> None:
+    streams = runs.streams(credentials, places)
 
     @routes.get(
         "/ai/jobs/{run_id}/events",

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from relay.catalog import Catalog
 from relay.core.circumstances import Circumstances
 from relay.core.clock import now, parse_iso
+from relay.core.origins import Origins
 from relay.core.principal import Principal
 from relay.core.problem import Invalid, NotFound
 from relay.gate.validate import known_action, make_step, valid_params
@@ -38,6 +39,20 @@ class ReplayDraft(Strict):
         return data
 
 
+ParamNames = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=100)]
+
+
+class SupposedOrigins(Strict):
+    """Where parameters are supposed to have come from: for each kind of source the names of those that hold some."""
+
+    user: ParamNames = []
+    context: ParamNames = []
+    result: ParamNames = []
+    untrusted: ParamNames = []
+    attachment: ParamNames = []
+    model: ParamNames = []
+
+
 class Situation(Strict):
     """What is supposed besides who asks for what; all that is left out is as at a first request that comes now."""
 
@@ -46,6 +61,7 @@ class Situation(Strict):
     approvals: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
     other_person: Annotated[bool, Field(strict=True)] = False
     untrusted_content: Annotated[bool, Field(strict=True)] = False
+    origins: SupposedOrigins | None = None
 
     def circumstances(self) -> Circumstances:
         """Return what the policy is told; 422 for a time that is none."""
@@ -61,6 +77,7 @@ class Situation(Strict):
             self.other_person,
             self.untrusted_content,
             asked_at=None if self.at is None else at,
+            origins=None if self.origins is None else Origins.of(self.origins.model_dump()),
         )
 
 
