@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scripts.grafana.actions import ACTIONS
+from scripts.grafana.chat import CHAT
 from scripts.grafana.overview import OVERVIEW
 from scripts.grafana.panels import Dashboard, Panel
 from scripts.grafana.security import SECURITY
@@ -17,7 +18,7 @@ from scripts.grafana.webhooks import WEBHOOKS
 
 TOP: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = TOP / "deploy" / "grafana" / "dashboards"
-DASHBOARDS: Final = {"overview": OVERVIEW, "security": SECURITY, "actions": ACTIONS, "webhooks": WEBHOOKS}
+DASHBOARDS: Final = {"overview": OVERVIEW, "security": SECURITY, "actions": ACTIONS, "webhooks": WEBHOOKS, "chat": CHAT}
 """Every dashboard, by the name of its file."""
 SELECTION: Final = 'job=~"$job",instance=~"$instance"'
 SCHEMA_VERSION: Final = 36

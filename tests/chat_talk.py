@@ -86,5 +86,5 @@ async def settled(gateway: Gateway, key: str, session: str, *statuses: str) -> d
         found = await turn_of(gateway, key, session)
         return found if found["session"]["status"] in (statuses or ("done",)) else None
 
-    found: dict[str, Any] = await until(look, f"{session} is never {statuses}")
-    return found
+    await until(look, f"{session} is never {statuses}")
+    return await turn_of(gateway, key, session)  # its entries may have been read before its status was

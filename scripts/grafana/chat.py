@@ -10,6 +10,93 @@ CHAT: Final = Dashboard(
     "Whether models answer, how long they take and what they cost, and what conversations come to.",
     (
         Row(
+            "Models",
+            (
+                Panel(
+                    "Requests",
+                    "Requests to language models a second, by what became of them.",
+                    "timeseries",
+                    "ops",
+                    (("sum by (outcome) (rate(relay_model_requests_total{SEL}[$__rate_interval]))", "{{outcome}}"),),
+                    runbooks=("ModelUnavailable", "ModelFailing"),
+                ),
+                Panel(
+                    "Time of an answer",
+                    "From a request to the end of its answer, or to its failure.",
+                    "timeseries",
+                    "s",
+                    quantiles("relay_model_request_duration_seconds"),
+                ),
+                Panel(
+                    "First piece",
+                    "From a request to the first piece of a streamed answer's text.",
+                    "timeseries",
+                    "s",
+                    quantiles("relay_model_first_piece_seconds"),
+                ),
+                Panel(
+                    "Breakers",
+                    "0 is closed, 1 tries one question, 2 is open: the model is left alone for a while.",
+                    "timeseries",
+                    "short",
+                    (("max by (model) (relay_model_breaker{SEL})", "{{model}}"),),
+                    runbooks=("ModelUnavailable",),
+                ),
+                Panel(
+                    "Waited for",
+                    "Answers of language models that are waited for at once.",
+                    "timeseries",
+                    "short",
+                    (("sum(relay_model_in_flight{SEL})", "answers"),),
+                ),
+                Panel(
+                    "Repeated",
+                    "Requests in each interval that were repeated, since nothing of an answer had come.",
+                    "bars",
+                    "short",
+                    (("sum by (model) (increase(relay_model_retries_total{SEL}[$__rate_interval]))", "{{model}}"),),
+                    runbooks=("ModelFailing",),
+                ),
+            ),
+        ),
+        Row(
+            "Spending",
+            (
+                Panel(
+                    "Cost",
+                    "What models cost in the chosen time, as budgets count it.",
+                    "stat",
+                    "currencyUSD",
+                    (("sum(increase(relay_model_cost_dollars_total{SEL}[$__range]))", "cost"),),
+                    runbooks=("ModelSpendingHigh",),
+                ),
+                Panel(
+                    "Cost in an hour",
+                    "What models have cost within the last hour, by model.",
+                    "timeseries",
+                    "currencyUSD",
+                    (("sum by (model) (increase(relay_model_cost_dollars_total{SEL}[1h]))", "{{model}}"),),
+                    runbooks=("ModelSpendingHigh",),
+                ),
+                Panel(
+                    "Tokens",
+                    "Tokens a second that models have read and written.",
+                    "timeseries",
+                    "ops",
+                    (("sum by (direction) (rate(relay_model_tokens_total{SEL}[$__rate_interval]))", "{{direction}}"),),
+                ),
+                Panel(
+                    "Refused by budgets",
+                    "Questions in the chosen time that were not asked, since a budget had too little left.",
+                    "stat",
+                    "short",
+                    (("sum by (budget) (increase(relay_model_budget_refusals_total{SEL}[$__range]))", "{{budget}}"),),
+                    runbooks=("ModelBudgetRefusals",),
+                    steps=GOOD_OR_ODD,
+                ),
+            ),
+        ),
+        Row(
             "Conversations",
             (
                 Panel(

@@ -12,8 +12,10 @@ import pytest
 from relay.crypto.api_key import new_api_key
 from relay.store.target import Target
 from scripts.dashboards import DASHBOARDS
+from tests.chat_talk import HELD, MAIL, held, settled
 from tests.dashboards.test_dashboards import panels
 from tests.gateway import Gateway
+from tests.model_server import Asked, Reply, call, open_model_server, say
 from tests.process import eventually
 from tests.prometheus_server import PrometheusServer, QueryFailed
 from tests.receivers import open_receiver
@@ -57,9 +59,19 @@ async def _traffic(gateway: Gateway, received: str, dead: str) -> None:
     assert plan
     run = {"steps": [{"action": "relay.echo", "params": {"message": "hi"}}]}
     (await gateway.post("/ai/execute", run, key=admin)).expect(202)
+    await _conversation(gateway)
     (await gateway.get("/keys", key=new_api_key("test"))).expect(401)
     (await gateway.get("/keys", key=agent)).expect(403)
     (await gateway.call("POST", "/webhooks/relay", data=b"{}")).expect(401)
+
+
+async def _conversation(gateway: Gateway) -> None:
+    """Have a call of a conversation approved, so that it waits and goes on."""
+    agent = await gateway.key(*HELD)
+    session, call = await held(gateway, agent)
+    path = f"/chat/sessions/{session}/calls/{call['id']}/approve"
+    (await gateway.post(path, {"digest": call["digest"]}, key=gateway.admin)).expect(200)
+    await settled(gateway, agent, session)
 
 
 @asynccontextmanager
@@ -80,13 +92,22 @@ async def _busy(gateway: Gateway, received: str, dead: str) -> AsyncIterator[Non
         await asyncio.gather(task, return_exceptions=True)
 
 
+def _script(asked: Asked) -> Reply:
+    """Have a mail sent when a conversation asks for one; whatever else is asked has an answer, too."""
+    if asked.said == MAIL and not asked.results:
+        mail = {"to": ["ada@example.com"], "subject": "Lunch", "text": "See you at noon"}
+        return say("I send it.", call("email-send", mail))
+    return say("Done.")
+
+
 async def test_every_query_has_something_to_show(
     sqlite_target: Target, tmp_path: Path, debian: Callable[[str, str], None]
 ) -> None:
     debian("prometheus", "prometheus")
     async with (
         open_receiver() as receiver,
-        sending(sqlite_target, tmp_path, RATE_LIMIT_PLAN_PER_MINUTE="10") as gateway,
+        open_model_server(_script) as model,
+        sending(sqlite_target, tmp_path, RATE_LIMIT_PLAN_PER_MINUTE="10", **model.settings) as gateway,
         _busy(gateway, receiver.url, "http://127.0.0.1:9/"),
     ):
         targets = [{"job_name": "relay", "static_configs": [{"targets": [f"127.0.0.1:{gateway.port}"]}]}]

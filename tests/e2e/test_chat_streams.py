@@ -21,11 +21,11 @@ from tests.process import GatewayProcess, eventually, gateway_process
 STREAMS: Final = 100
 STREAM_KIB: Final = 400
 """What one open stream, with the turn behind it, may add to the resident memory."""
-READERS: Final = 60
-READER_KIB: Final = 800
+READERS: Final = 20
+READER_KIB: Final = 1024
 """What one reader who does not read may add: the next event, in a few copies, and not all that it has still to read."""
 LONG: Final = 64 * 1024
-TURNS: Final = 6
+TURNS: Final = 3
 SETTINGS: Final = {
     "STREAMS_PER_PRINCIPAL": "100",
     "AI_CONCURRENCY": "100",

@@ -86,6 +86,12 @@ async def test_a_gateway_in_development_mode_is_open(tmp_path: Path) -> None:
         assert "GET /actions" in bad["authentication"]
 
 
+async def test_a_gateway_in_pilot_mode_has_an_open_chat_and_nothing_else(tmp_path: Path) -> None:
+    async with gateway_process(tmp_path / "relay", env={"RELAY_ENV": "local", "CHAT_PILOT_MODE": "true"}) as gateway:
+        said = failing(await found(tmp_path, "--url", gateway.url))["authentication"]
+        assert "/chat" in said and "/actions" not in said and "/ai/" not in said
+
+
 async def test_the_list_of_routes_is_that_of_the_gateway() -> None:
     assert GUARDED.read_text() == guarded_of(await current()), "run: python -m tests.openapi"
     assert len(guarded_routes()) > 40 and ("POST", "/actions/execute") in guarded_routes()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.chat.progress import Progress
 from relay.chat.views import Event, TurnHandle
 from relay.core.principal import Principal
 from relay.core.problem import TooManyStreams
@@ -74,6 +75,26 @@ async def test_a_watcher_comes_back_in_the_middle_of_an_answer(target: Target, t
         await world.rest(handle.turn_id)
         again = await world.events(owner, handle, last.id)
         assert text_of(again) == whole
+
+
+async def test_a_piece_of_an_answer_never_comes_after_the_whole_of_it(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text of an answer is there for a moment after the answer was recorded; here for as long as its calls take."""
+    monkeypatch.setattr(Progress, "end", lambda _: None)
+    async with open_model_server() as model, open_chat(target, tmp_path / "data", model) as world:
+        owner = await world.key()
+        begun, go_on = world.world.hold("slow")
+        model.reply(say("Looking at it.", call("thing-read", {"what": "slow"})), say("Done."))
+        handle = await world.send(owner, "Read")
+        told = asyncio.create_task(world.events(owner, handle))
+        await begun.wait()
+        await world.send(await world.key(), "Somebody else")
+        go_on.set()
+        events = await told
+        whole = next(place for place, event in enumerate(events) if event.kind == "message")
+        assert [event for event in events[whole:] if event.kind == "delta" and "Looking" in event.data["text"]] == []
+        assert text_of(events) == "Looking at it.Done."
 
 
 async def test_another_process_shows_the_running_answer(postgres_target: Target, tmp_path: Path) -> None:

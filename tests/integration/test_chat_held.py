@@ -10,6 +10,8 @@ from sqlalchemy import func, select, update
 from relay.chat.views import TurnView
 from relay.core.principal import Principal
 from relay.core.problem import AlreadyDecided, Conflict, Invalid, NotFound
+from relay.gate.ask import Ask, AttemptState
+from relay.store.chat_reading import turn_of_any_workspace
 from relay.store.query import Query
 from relay.store.tables import audit_events, envelopes
 from relay.store.tables.approvals import approvals
@@ -279,6 +281,37 @@ async def test_cancelling_a_turn_that_waits_withdraws_what_it_waits_for(target: 
         assert world.world.done == []
 
 
+@pytest.mark.parametrize("how", ["cancel", "delete"])
+async def test_what_begins_to_wait_when_its_turn_is_over_is_withdrawn(
+    target: Target, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is written while somebody ends the turn: nobody is to agree to it afterwards."""
+    async with open_model_server() as model, open_chat(target, tmp_path / "data", model) as world:
+        agent, begun, go_on = await world.key(), asyncio.Event(), asyncio.Event()
+        performer, perform = world.engine.performer, world.engine.performer.perform
+
+        async def slowly(principal: Principal, ask: Ask) -> AttemptState:
+            state = await perform(principal, ask)
+            begun.set()
+            await go_on.wait()
+            return state
+
+        monkeypatch.setattr(performer, "perform", slowly)
+        model.reply(say("", call("thing-wipe", {"what": "disk"})))
+        handle = await world.send(agent, "Wipe")
+        await begun.wait()
+        if how == "cancel":
+            await world.chat.cancel(agent, handle.session_id, REQUEST)
+        else:
+            await world.chat.delete(agent, handle.session_id, REQUEST)
+        go_on.set()
+        async with asyncio.timeout(60):
+            while (found := await world.house.database.reader.all(select(approvals.c.status)))[0][0] == "pending":
+                await asyncio.sleep(0.05)
+        assert [row[0] for row in found] == ["withdrawn"]
+        assert world.world.done == []
+
+
 async def test_a_restart_between_question_and_approval_changes_nothing(target: Target, tmp_path: Path) -> None:
     outside = World()
     async with open_model_server() as model:
@@ -317,6 +350,9 @@ async def test_a_shutdown_in_the_middle_lets_go_and_the_next_process_goes_on(tar
             model.reply(say("", call("thing-read", {"what": "x"})), say("Half of it", gate=gate, after=1))
             handle = await world.send(agent, "Read x")
             await model.arrived(2)
+        async with open_chat(target, tmp_path / "data", model, world=outside, chat=False) as world:
+            row = await turn_of_any_workspace(world.house.database.reader, handle.turn_id)
+            assert row is not None and (row.status, row.holder, row.lease_until) == ("running", None, None)
         model.reply(say("It is X."))
         async with open_chat(target, tmp_path / "data", model, world=outside) as world:
             done = await world.until(handle.turn_id, "done", "failed")

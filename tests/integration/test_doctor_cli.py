@@ -168,6 +168,13 @@ async def test_refused_settings_are_findings_and_the_rest_is_looked_at(data: Pat
         assert "settings" in statuses(await found(**refused), "fail")
 
 
+async def test_a_model_that_cannot_be_asked_is_a_refused_setting(stopped: Path, found: Found) -> None:
+    findings = await found(OPENAI_API_KEY="sk-nobody-0123456789", AI_MODEL="a-model-of-my-own")
+    assert findings["settings"].status == "fail" and "AI_MODEL" in findings["settings"].detail
+    findings = await found(OPENAI_API_KEY="sk-nobody-0123456789", AI_MODEL="own", AI_PRICES="own=0/0")
+    assert findings["settings"].status == "pass"
+
+
 async def test_a_database_that_is_away_fails_and_the_rest_is_looked_at(found: Found) -> None:
     keys = {"SECRET_KEY": generate_secret_key(), "OAUTH_ENCRYPTION_KEY": generate_kek()}
     url = f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay"

@@ -19,9 +19,9 @@ from relay.store.target import Target
 from tests.model_server import (
     FREE,
     MODEL,
+    PRICES,
     AnyReply,
     ModelServer,
-    Reply,
     fail,
     flood,
     hang,
@@ -49,17 +49,27 @@ async def asker(server: ModelServer, sqlite_target: Target, tmp_path: Path) -> A
 
 
 @WAYS
-@pytest.mark.parametrize(
-    "reply", [hang(), say("one two three", then="hang", after=2, piece=4)], ids=["before", "within"]
-)
-async def test_a_service_that_hangs_is_left_alone_in_time(
-    server: ModelServer, sqlite_target: Target, tmp_path: Path, reply: Reply, streamed: bool
+async def test_a_service_that_never_begins_is_left_alone_in_time(
+    server: ModelServer, sqlite_target: Target, tmp_path: Path, streamed: bool
 ) -> None:
-    server.reply(reply)
+    server.reply(hang())
     async with open_models(sqlite_target, tmp_path, server, **SHORT) as asker:
         with pytest.raises(ModelUnavailable, match="did not answer in time"):
             await asker.ask(streamed=streamed)
         assert len(server.asked) == 1  # nobody knows what it has made, so nobody asks again
+        await server.gone()
+
+
+@WAYS
+async def test_a_service_that_falls_silent_is_left_alone_long_before_its_time_is_over(
+    server: ModelServer, sqlite_target: Target, tmp_path: Path, streamed: bool
+) -> None:
+    begun = say("one two three", then="hang", after=2, piece=4)
+    server.reply(begun if streamed else raw(b'{"id": "1", ', then="hang"))
+    more = {"AI_TIMEOUT_SECONDS": "600", "AI_IDLE_SECONDS": "1"}
+    async with open_models(sqlite_target, tmp_path, server, **more) as asker, asyncio.timeout(60):
+        with pytest.raises(ModelUnavailable, match="did not answer in time"):
+            await asker.ask(streamed=streamed)
         await server.gone()
 
 
@@ -164,8 +174,13 @@ async def test_after_the_first_piece_no_other_model_is_asked(
 
 
 async def test_a_model_that_fails_time_and_again_is_left_alone_and_tried_with_one_question(
-    asker: Asker, server: ModelServer
+    server: ModelServer, sqlite_target: Target, tmp_path: Path
 ) -> None:
+    async with open_models(sqlite_target, tmp_path, server, AI_PRICES=PRICES) as asker:
+        await _fails_and_recovers(asker, server)
+
+
+async def _fails_and_recovers(asker: Asker, server: ModelServer) -> None:
     server.script = lambda _: fail(500)
     for _ in range(FAILURES):
         with pytest.raises(ModelUnavailable):
@@ -180,13 +195,15 @@ async def test_a_model_that_fails_time_and_again_is_left_alone_and_tried_with_on
     breaker._opened -= 1000  # the pause is over
     gate = asyncio.Event()
     server.script = lambda _: say("well again", gate=gate)
-    trying = asyncio.create_task(asker.ask())
+    trying = [asyncio.create_task(asker.ask()) for _ in range(4)]  # all are let in, and book, at the same time
     await server.arrived(FAILURES + 1)
-    for _ in range(3):
-        with pytest.raises(ModelUnavailable, match="has failed too often"):
-            await asker.ask()
+    done, waiting = await asyncio.wait(trying, return_when=asyncio.FIRST_COMPLETED)
+    while len(waiting) > 1:
+        more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        done |= more
+    assert all("has failed too often" in str(task.exception()) for task in done)
     gate.set()
-    assert (await trying).text == "well again"
+    assert (await waiting.pop()).text == "well again"
     assert asker.metric("relay_model_breaker", "first") == 0
     assert len(server.asked) == FAILURES + 1
 

@@ -1,5 +1,6 @@
 """Text from outside at the door: what hides in it is refused before anything reads it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -20,19 +21,22 @@ PLAN = "/ai/plan"
         ({"prompt": "\ufb2c" * 6_000}, "/prompt", "At most 16384 characters"),
     ],
 )
-async def test_what_hides_in_a_prompt_is_refused(gateway: Gateway, body: dict[str, Any], pointer: str, says: str) -> None:
-    answer = (await gateway.post(PLAN, body, key=gateway.admin)).expect(422)
-    (error,) = answer.json["errors"]
+async def test_what_hides_in_a_prompt_is_refused(
+    gateway: Gateway, body: dict[str, Any], pointer: str, says: str
+) -> None:
+    answer = await gateway.post(PLAN, body, key=gateway.admin)
+    (error,) = answer.expect(422)["errors"]
     assert error["pointer"] == pointer and error["message"].startswith(says)
-    assert "hello" not in answer.text and answer.text.isprintable()
+    told = json.dumps(answer.json, ensure_ascii=False)
+    assert "hello" not in told and told.isprintable()
 
 
-async def test_half_of_a_surrogate_pair_is_refused(gateway: Gateway) -> None:
+async def test_half_of_a_surrogate_pair_is_no_json(gateway: Gateway) -> None:
     answer = await gateway.post(PLAN, data=b'{"prompt": "echo \\ud83d"}', key=gateway.admin)
-    assert "U+D83D" in answer.expect(422).json["errors"][0]["message"]
+    assert "errors" not in answer.expect(400)
 
 
 async def test_a_prompt_is_read_in_one_form(gateway: Gateway) -> None:
     answer = await gateway.post(PLAN, {"prompt": 'echo "Cafe\u0301 👩\u200d🚒"'}, key=gateway.admin)
-    (step,) = answer.expect(200).json["steps"]
-    assert step["params"]["text"] == "Café 👩\u200d🚒"
+    (step,) = answer.expect(200)["steps"]
+    assert step["params"]["message"] == "Café 👩\u200d🚒"

@@ -84,7 +84,7 @@ async def test_the_chat_key_is_the_service_principal_chat(facts: RequestFacts) -
 
 async def test_by_default_it_may_chat_and_preview() -> None:
     who = await principal_of(gate_of(settings()), with_key())
-    assert (who.workspace_id, who.scopes) == ("default", {"chat", "actions:preview"})
+    assert who.workspace_id == "default" and who.scopes == {"chat", "actions:preview"}
 
 
 async def test_it_opens_no_route_that_does_not_name_the_door() -> None:
@@ -148,7 +148,7 @@ async def test_two_credentials_that_differ_are_none() -> None:
 
 async def test_the_pilot_needs_no_key_on_this_machine() -> None:
     who = await principal_of(gate_of(load_settings(LOCAL)), asking())
-    assert (who.id, who.kind, who.scopes) == ("chat", "service", {"chat", "actions:preview"})
+    assert (who.id, who.kind) == ("chat", "service") and who.scopes == {"chat", "actions:preview"}
 
 
 async def test_the_pilot_opens_no_other_route() -> None:

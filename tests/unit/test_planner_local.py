@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relay.catalog import ActionSpec, Connector, Rendering
 from relay.connectors import echo, email, http, webhook
+from relay.core.hidden import hidden_in
 from relay.core.permit import Permit
 from relay.core.plan import PlanStep, Proposal
 from relay.core.references import find_references

@@ -48,6 +48,13 @@ def test_a_request_for_several_things_finds_an_action_for_each() -> None:
     assert any(name.startswith("greenhouse.") and name.endswith("candidate") for name in names)
 
 
+def test_the_many_words_of_one_part_leave_room_for_the_few_of_another() -> None:
+    text = "Create an invoice in stripe, with charge, coupon and subscription as in stripe, then drop the prescription"
+    first = {spec.connector for spec in narrow(text.partition(", then")[0], ALL, 6)}
+    assert first == {"stripe"}
+    assert any(spec.name.endswith("_prescription") for spec in narrow(text, ALL, 6))
+
+
 @settings(max_examples=60)
 @given(st.text(max_size=200), st.integers(1, 60))
 def test_any_text_is_offered_as_many_as_fit_and_the_same_each_time(text: str, limit: int) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from relay.core.problem import Invalid
 from relay.core.references import RESULT_OF, find_references
 from relay.core.stand_ins import stand_in
-from relay.runs.steps import MAX_STEPS, Inputs, RunStep, StepDraft, arrange, pack, plan_digest, unpack
+from relay.runs.steps import MAX_STEPS, Inputs, RunStep, StepDraft, arrange, pack, plan_digest, steered, unpack
 
 
 def ref(step: str = "s1", **more: Any) -> dict[str, Any]:
@@ -187,3 +187,18 @@ class TestStandIn:
         with pytest.raises(Invalid) as refusal:
             filled(params, Narrow)
         assert pointers(refusal) == [f"/p/{next(iter(params))}"]
+
+
+def test_steps_are_steered_from_the_first_reference_to_an_untrusted_result_on() -> None:
+    def step(name: str, action: str, of: str | None = None) -> RunStep:
+        return RunStep(name, action, {"text": {"$result_of": of}} if of else {}, (of,) if of else ())
+
+    steps = [
+        step("s1", "http.request"),
+        step("s2", "email.send"),
+        step("s3", "relay.echo", "s2"),
+        step("s4", "relay.echo", "s1"),
+        step("s5", "relay.echo", "s2"),
+    ]
+    assert steered(steps, {"email.send", "relay.echo"}) == [False, False, False, True, True]
+    assert steered(steps, {"relay.echo"}) == [False, False, True, True, True]

@@ -1,5 +1,6 @@
 """Calls that wait, in the hands of their session's owner: looked at, edited, withdrawn."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -9,15 +10,16 @@ from relay.catalog import ActionSpec
 from relay.chat.conversation import Conversation
 from relay.chat.entries import CallEntry, TurnEntry
 from relay.chat.functions import may_run, usable
-from relay.chat.journal import Claim, Journal
+from relay.chat.journal import FINISHED, Claim, Journal
+from relay.chat.lease import new_holder
 from relay.chat.looking import Looking
 from relay.chat.performing import Performing
-from relay.chat.runner import Runner
 from relay.chat.sources import Sources
 from relay.core.circumstances import Circumstances
 from relay.core.clock import now
 from relay.core.principal import Principal
 from relay.core.problem import Conflict, Denied, EgressDenied, InsufficientScope, Invalid, NotFound, Problem
+from relay.gate.authenticate import Credentials
 from relay.gate.hold import Holds
 from relay.gate.perform import Performer
 from relay.gate.validate import valid_params
@@ -62,7 +64,7 @@ class Drafts:
         journal: Journal,
         looking: Looking,
         performing: Performing,
-        runner: Runner,
+        credentials: Credentials,
         *,
         context_tokens: int,
         actions_enabled: bool,
@@ -75,7 +77,7 @@ class Drafts:
         self._journal = journal
         self._looking = looking
         self._performing = performing
-        self._runner = runner
+        self._credentials = credentials
         self._context_tokens = context_tokens
         self._actions_enabled = actions_enabled
 
@@ -123,7 +125,7 @@ class Drafts:
             turn = replace(
                 turn,
                 status="running",
-                holder=self._runner.holder(),
+                holder=new_holder(),
                 lease_until=self._journal.lease_end(),
                 fence=turn.fence + 1,
             )
@@ -207,13 +209,35 @@ class Drafts:
     async def withdraw(self, principal: Principal, draft: Draft, request_id: str) -> Draft:
         """Withdraw a call that waits for approval or is held back, and return it as it stands; 409 for any other."""
         row = draft.row
-        if row.status == "pending_approval" and row.approval_id is not None:
-            await self._decisions.withdraw(principal, row.approval_id, request_id)
-        elif row.status == "running" and row.attempt_id is not None:
-            await self._holds.recall(principal, row.attempt_id, request_id)
-        else:
-            raise Conflict("This call does not wait (any more).", call_status=row.status)
+        await self._withdrawn(principal, row.status, row.approval_id, row.attempt_id, request_id)
         return await self.find(draft.session, row.id)
+
+    async def _withdrawn(
+        self, principal: Principal, status: str, approval_id: str | None, attempt_id: str | None, request_id: str
+    ) -> None:
+        if status == "pending_approval" and approval_id is not None:
+            await self._decisions.withdraw(principal, approval_id, request_id)
+        elif status == "running" and attempt_id is not None:
+            await self._holds.recall(principal, attempt_id, request_id)
+        else:
+            raise Conflict("This call does not wait (any more).", call_status=status)
+
+    async def withdraw_of(self, claim: Claim) -> None:
+        """Withdraw whatever waits of a turn that somebody has asked to end."""
+        session = claim.session
+        principal = await self._credentials.reload(session.credential_id)
+        if (
+            principal is not None and principal.id == session.owner_id
+        ):  # what a dead credential has asked for never runs
+            await self.withdraw_all(principal, session, claim.turn, claim.turn.request_id)
+
+    async def withdraw_left(self, principal: Principal, claim: Claim, call: CallEntry) -> None:
+        """Withdraw a call that has begun to wait when its turn was over, or gone with its session, already."""
+        turn = await turn_of_any_workspace(self._database.reader, claim.turn.id)
+        if not call.waits or (turn is not None and turn.status not in FINISHED):
+            return
+        with contextlib.suppress(Problem):  # decided, or begun, meanwhile: that counts
+            await self._withdrawn(principal, call.status, call.approval_id, call.attempt_id, claim.turn.request_id)
 
     async def withdraw_all(self, principal: Principal, session: SessionRow, turn: TurnRow, request_id: str) -> None:
         """Withdraw whatever of a turn waits. What does not wait any more, or has begun, is left as it is."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -10,6 +11,11 @@ from relay.runs.journal import LeaseLost
 from relay.runs.work import Interrupted
 
 T = TypeVar("T")
+
+
+def new_holder() -> str:
+    """Return a name for whoever takes a turn; for people who look at the table."""
+    return f"chat-{os.urandom(12).hex()}"
 
 
 class CancelAsked(Exception):
@@ -79,4 +85,4 @@ class Hold:
                 await asyncio.wait((task,))
 
 
-__all__ = ["CancelAsked", "Hold", "Interrupted", "LeaseLost"]
+__all__ = ["CancelAsked", "Hold", "Interrupted", "LeaseLost", "new_holder"]

@@ -96,11 +96,11 @@ class SourceIndex:
     found in one, whatever else it stands in: without regard to case, accents, spaces and invisible characters, and
     within words. What stands in untrusted results alone has besides every source that pieces of it stand in.
 
-    Anything else is the model's, with the sources of its pieces too. Where the session holds
-    content from outside, what is the model's may have been decoded, translated or put together from it, which nobody
-    can follow; so it counts as untrusted too (an origin without attempt), and as an attachment's where there is one.
-    The same goes for what is shorter than :data:`~relay.chat.matching.SHORTEST` characters or as common as ``true``:
-    it is nobody's word for certain.
+    Anything else is the model's, with the sources of its pieces too. Where the session holds content from outside,
+    what is the model's may have been decoded, translated or put together from it, which nobody can follow; so it counts
+    as untrusted too (an origin without attempt), and as an attachment's where there is one. The same goes for what is
+    shorter than :data:`~relay.chat.matching.SHORTEST` characters or as common as ``true``: it is nobody's word for
+    certain.
 
     Memory and time are bounded by the constants of this module. When something was not kept, or there is too much to
     look through, what is unknown counts as untrusted; when some of an untrusted result was not kept, everything does.
@@ -195,20 +195,13 @@ class SourceIndex:
 
         ``declared`` are names that the action itself gives to members, which nobody has chosen. ``edited`` are the
         pointers of values that the caller has put there, each with the entry in which: they are the caller's own, and
-        untrusted only where they, or pieces of them, stand in an untrusted result. Takes processor time in proportion to what is kept and
-        traced, at most a second: call it in a thread for a large session.
+        untrusted only where they, or pieces of them, stand in an untrusted result. Takes processor time in proportion
+        to what is kept and traced, at most a second: call it in a thread for a large session.
         """
         tracing = _Tracing(self, declared, edited or {})
         for name, value in arguments.items():
             tracing.trace(name, value)
         return tracing.traced()
-
-    def of_edited(
-        self, before: dict[str, Any], after: dict[str, Any], seq: int, *, declared: Collection[str] = ()
-    ) -> Traced:
-        """Return where parameters came from that the caller has edited in the entry ``seq``."""
-        edited = {pointer_of(path): seq for path, _ in changed(before, after)}
-        return self.of(after, declared=declared, edited=edited)
 
     def _keep(self, kept: _Kept, text: str, place: Origin) -> None:
         if not kept.add(text, place):
@@ -300,7 +293,7 @@ class _Tracing:
         outside = [place for text in texts for place in self._outside(text)]
         known = not is_short(texts[0])
         if believed and known:
-            return [*believed, *outside, *(index._lost())]
+            return [*believed, *outside, *index._lost()]
         pieces = self._of_pieces(texts[0]) if not believed else []
         stands = outside and known and any(index._suspected(text, self._effort, set_off=True) for text in texts)
         if self._effort.left < 0:

@@ -48,17 +48,15 @@ class Progress:
         self._running = False
         self._telling: asyncio.TimerHandle | None = None
         self._told_at = -GATHER_SECONDS
-        self.size = 0
 
     def begin(self, seq: int) -> None:
         """An answer is about to be given, after the entry ``seq``."""
-        self._seq, self._pieces, self.size, self._running = seq, [], 0, True
+        self._seq, self._pieces, self._running = seq, [], True
 
     def add(self, piece: str) -> None:
         """Add to its text."""
         if piece:
             self._pieces.append(piece)
-            self.size += len(piece)
             self._tell()
 
     def _tell(self) -> None:
@@ -78,7 +76,7 @@ class Progress:
 
     def end(self) -> None:
         """The answer has been recorded."""
-        self._running, self._pieces, self.size = False, [], 0
+        self._running, self._pieces = False, []
         if self._telling is not None:
             self._telling.cancel()
         self._told()

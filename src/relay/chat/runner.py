@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import AsyncIterator
 from typing import Final
 
 from relay.chat.entries import CallEntry
 from relay.chat.journal import Claim
-from relay.chat.lease import CancelAsked, Hold, Interrupted, LeaseLost
+from relay.chat.lease import CancelAsked, Hold, Interrupted, LeaseLost, new_holder
 from relay.chat.looking import Looking
 from relay.chat.progress import Progress, Running
 from relay.chat.work import Tools, Work
@@ -74,10 +73,6 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def holder(self) -> str:
-        """Return a name for this process to hold a turn by; for people."""
-        return f"chat-{os.urandom(12).hex()}"
-
     def begin(self, claim: Claim) -> None:
         """Work on a turn that this process has claimed, in the background."""
         task = asyncio.create_task(self._work_alone(claim), name=f"turn-{claim.turn.id}")
@@ -117,7 +112,7 @@ class Runner:
                 return
             if turn.status != "running":
                 await self.take_in(turn)
-            claim = await self._tools.journal.claim(turn_id, self.holder())
+            claim = await self._tools.journal.claim(turn_id, new_holder())
         except StoreUnavailable:
             return  # the sweep comes back to it
         if claim is not None:

@@ -16,6 +16,7 @@ from relay.chat.drafts import NO_CALL, Draft, Drafts, Edit
 from relay.chat.follow import POLL_SECONDS, Stream, Watch
 from relay.chat.identity import hash_of
 from relay.chat.journal import LEASE_SECONDS, End, Journal
+from relay.chat.lease import new_holder
 from relay.chat.local import LocalSpeaker
 from relay.chat.looking import SHOWN, Looking
 from relay.chat.outward import Outward
@@ -100,6 +101,18 @@ class Chat:
             database, vault, self._changes, retention=rules.retention, lease_seconds=lease_seconds, counts=counts
         )
         performing = Performing(gate, requests)
+        self._drafts = Drafts(
+            database,
+            vault,
+            gate,
+            decisions,
+            self._journal,
+            self._looking,
+            performing,
+            credentials,
+            context_tokens=rules.context_tokens,
+            actions_enabled=rules.actions_enabled,
+        )
         tools = Tools(
             database,
             vault,
@@ -107,6 +120,7 @@ class Chat:
             credentials,
             self._journal,
             performing,
+            self._drafts,
             {
                 _MODEL: ModelSpeaker(models, vault, outward, budget=rules.context_tokens),
                 _LOCAL: LocalSpeaker(LocalPlanner()),
@@ -117,18 +131,6 @@ class Chat:
         )
         self._runner = Runner(tools, self._looking, self._changes, queue, sweep_seconds=sweep_seconds)
         self._beginning = Beginning(self._journal, vault, lifetime=rules.lifetime)
-        self._drafts = Drafts(
-            database,
-            vault,
-            gate,
-            decisions,
-            self._journal,
-            self._looking,
-            performing,
-            self._runner,
-            context_tokens=rules.context_tokens,
-            actions_enabled=rules.actions_enabled,
-        )
         self._watch = Watch(
             database,
             vault,
@@ -166,7 +168,7 @@ class Chat:
         session has reached one of its bounds (``limit`` says which).
         """
         kind = _LOCAL if self._models.name is None else _MODEL
-        begun = await self._beginning.begin(principal, said, kind=kind, holder=self._runner.holder())
+        begun = await self._beginning.begin(principal, said, kind=kind, holder=new_holder())
         self._runner.begin(begun.claim)
         after = "0" if begun.created else str(begun.seq)
         return TurnHandle(begun.session_id, begun.claim.turn.id, after, begun.created)

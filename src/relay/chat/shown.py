@@ -34,8 +34,8 @@ class CallItem(BaseModel):
     """An action that the conversation has asked for, as it stands.
 
     ``params`` are masked. ``preview`` is what it would do, where it waits for approval or was only previewed, and
-    ``digest`` what an approver names. ``result`` is data, whatever it says: with ``untrusted`` it holds content from outside.
-    ``origins`` says of parameters, by JSON Pointer, where their values came from.
+    ``digest`` what an approver names. ``result`` is data, whatever it says: with ``untrusted`` it holds content from
+    outside. ``origins`` says of parameters, by JSON Pointer, where their values came from.
     """
 
     id: str

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from relay.catalog import ActionSpec
 from relay.chat.conversation import Conversation
+from relay.chat.drafts import Drafts
 from relay.chat.entries import AssistantEntry, Body, Called, CallEntry, Entry, NoteEntry
 from relay.chat.functions import MAX_FUNCTIONS, Offer, is_name, offer, usable
 from relay.chat.journal import Claim, End, Journal
@@ -78,6 +79,7 @@ class Tools:
     credentials: Credentials
     journal: Journal
     performing: Performing
+    drafts: Drafts
     speakers: dict[str, Speaker]
     calls_per_turn: int
     context_tokens: int
@@ -107,7 +109,7 @@ class Work:
         except (LeaseLost, Interrupted):
             raise
         except CancelAsked:
-            await self._finish(End("cancelled", note=CANCELLED))
+            await self._cancel()
         except Revoked:
             await self._finish(End("failed", REVOKED))
         except Problem as problem:
@@ -118,13 +120,20 @@ class Work:
             log.error("turn %s broke: %s", self._claim.turn.id, type(error).__name__, exc_info=error)
             await self._finish(End("failed", BROKEN))
 
+    async def _cancel(self) -> None:
+        # First what waits: a turn that is over is nobody's to take up again.
+        await self._to_the_end(lambda: self._tools.drafts.withdraw_of(self._claim))
+        await self._finish(End("cancelled", note=CANCELLED))
+
     async def _finish(self, end: End) -> None:
+        await self._to_the_end(lambda: self._journal.finish(self._claim, end))
+
+    async def _to_the_end(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Call until the database allows it, also when somebody has asked to end the turn."""
         while True:
             try:
-                await self._journal.finish(self._claim, end)
-                return
+                return await attempt()
             except StoreUnavailable:
-                self._hold.look()
                 await asyncio.sleep(_FIRST_PAUSE)
                 if self._hold.is_lost:
                     raise LeaseLost from None
@@ -198,7 +207,11 @@ class Work:
         asking = Asking(principal, self._claim.turn.request_id, "" if said is None else said.client, traced.untrusted)
         self._hold.ensure()
         done = await self._insist(lambda: self._tools.performing.perform(asking, spec, call, traced))
-        await self._record(lambda: self._journal.called(self._claim, done))
+        try:
+            await self._record(lambda: self._journal.called(self._claim, done))
+        except LeaseLost:
+            await self._to_the_end(lambda: self._tools.drafts.withdraw_left(principal, self._claim, done))
+            raise
 
     async def _traced(self, call: CallEntry, spec: ActionSpec | None) -> Traced:
         reading = ChatReading(self._session.workspace_id, self._tools.database.reader)

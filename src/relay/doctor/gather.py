@@ -17,6 +17,7 @@ from relay.core.clock import MICROSECONDS, now
 from relay.doctor.facts import Backups, Entry, Facts, Folder, Machine
 from relay.doctor.look import Looked, Verify, look
 from relay.engine import build_catalog
+from relay.llm.choice import choices
 from relay.settings import Settings, SettingsError, load_settings
 from relay.settings.safety import refusals
 from relay.store.target import Target, parse_target
@@ -78,6 +79,11 @@ def _accepted(settings: Settings, *, building: bool) -> tuple[Target | None, lis
     try:
         if building:
             build_catalog(settings, (settings.host, settings.port))
+    except SettingsError as error:
+        problems.extend(error.problems)
+    try:
+        if building:
+            choices(settings)
     except SettingsError as error:
         problems.extend(error.problems)
     return target, problems

@@ -104,7 +104,7 @@ RULES: Final = (
         Limit(30, 60),
         "address",
         "rate_limit_per_minute",
-        "`/chat/…`",
+        "`POST /chat/`",
         "Chat messages from one address.",
     ),
     Rule(

@@ -32,7 +32,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """Relay's own words to the model."""
+    """Relay's own words to the model. They are sent before everything else, wherever they stand."""
 
     text: str
 

@@ -24,7 +24,8 @@ class Models(Protocol):
 
         :class:`~relay.core.problem.ModelUnavailable` (503) when no model answers in time or at all, when as many
         questions wait as may, or after too many failures in a row; :class:`~relay.core.problem.SpendingExhausted`
-        (429) when a budget has too little left. Nothing else, whatever the other side sends.
+        (429) when a budget has too little left. Nothing else, whatever the other side sends; only where the database
+        takes neither booking nor record, that is :class:`~relay.store.writer.StoreUnavailable`.
         """
         ...
 

@@ -74,9 +74,7 @@ class _Bad(Exception):
     """Why a step may not be proposed."""
 
 
-def check(
-    steps: Sequence[Any], actions: Sequence[ActionSpec], grounds: Grounds, *, withheld: bool = False
-) -> Checked:
+def check(steps: Sequence[Any], actions: Sequence[ActionSpec], grounds: Grounds, *, withheld: bool = False) -> Checked:
     """Sort a model's steps, which may be any JSON values, into those that may be proposed and those that may not.
 
     Each step that is kept names one of ``actions`` that is no trap, has parameters that its schema accepts and that

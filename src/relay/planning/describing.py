@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from relay.core.references import RESULT_OF
 from relay.planning.profile import Parameter, Profile
-from relay.planning.reading import RESULT_OF
 from relay.planning.unclear import shortened, shown
 
 _MAX_NAMES: Final = 3

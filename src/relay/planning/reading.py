@@ -12,13 +12,13 @@ from typing import Any, Final, Literal
 
 from relay.core.canonical import NotCanonical, canonical_json
 from relay.core.hidden import code_point, hidden_in, kind_of
+from relay.core.references import RESULT_OF
 from relay.planning.quotes import closing_quote, unescape
 from relay.planning.unclear import Unclear, shown
 
 Kind = Literal["word", "quote", "json", "address", "contact", "url", "item", "stop", "question", "newline", "mark"]
 
 MAX_JSON_DEPTH: Final = 32
-RESULT_OF: Final = "$result_of"
 
 _SPACE: Final = re.compile(r"[^\S\n]+")
 _URL: Final = re.compile(r"https?://[^\s\"“”«»<>`{}|\\^]+", re.IGNORECASE)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.core.pointer import pointer_of
-from relay.planning.reading import RESULT_OF, Token
+from relay.core.references import RESULT_OF
+from relay.planning.reading import Token
 from relay.planning.segmenting import word_of
 from relay.planning.unclear import Unclear, shown
 from relay.planning.words import plain_word
