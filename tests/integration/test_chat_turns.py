@@ -210,7 +210,7 @@ async def test_an_exhausted_budget_fails_the_turn_with_its_problem(target: Targe
     settings = {"CHAT_SESSION_BUDGET_USD": "0.0001", "AI_PRICES": FREE.replace("0/0", "100/100")}
     async with open_model_server() as model, open_chat(target, tmp_path / "data", model, **settings) as world:
         view = await world.say(await world.key(), "Hello")
-        assert (view.status, view.error and view.error[0]) == ("failed", "spending-exhausted")
+        assert (view.status, view.error and view.error[0]) == ("failed", "spending-exhausted-session")
         assert model.asked == []
 
 

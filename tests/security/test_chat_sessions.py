@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from relay.core.principal import SCOPES
 from relay.crypto.digest import sha256_hex
-from relay.store.tables import metadata
+from relay.store.tables import metadata, workspaces
 from relay.store.tables.chat import chat_sessions
 from relay.store.target import Target
 from tests.chat_talk import HELD, MAIL, begun, blocks, held, say, settled, turn_of, until
@@ -223,6 +223,14 @@ async def test_the_chat_key_opens_the_chat_and_nothing_else(sqlite_target: Targe
                         assert answer.status != 401, f"{method} {path}"
                         assert missing == (["approvals:decide"] if path.endswith(("approve", "deny")) else None), path
         assert opened >= 20 and shut >= 60
+
+
+async def test_the_workspace_of_the_chat_key_is_made_with_its_door(sqlite_target: Target, tmp_path: Path) -> None:
+    shut = {"CHAT_API_KEY": "", "CHAT_WORKSPACE": "support-desk"}
+    for settings, made in ((shut, False), ({**shut, "CHAT_API_KEY": CHAT_KEY}, True)):
+        async with open_gateway(sqlite_target, tmp_path / "data", **settings) as gateway:
+            found = await gateway.house.database.reader.all(select(workspaces.c.id))
+        assert (("support-desk",) in [tuple(row) for row in found]) is made
 
 
 async def test_a_wrong_chat_key_counts_as_a_wrong_credential(sqlite_target: Target, tmp_path: Path) -> None:

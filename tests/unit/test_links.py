@@ -1,6 +1,8 @@
 """Nothing that models and tools return leads to a host that is not listed, whatever renders it."""
 
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,7 +152,12 @@ QUIET = {
         ("![a](x.png)(b)", "[image removed: a] (b)"),
         ("http://evil.example ftp://evil.example", "hxxp://evil[.]example fxp://evil[.]example"),
         ("ssh://evil.example //evil.example", "ssh:[//]evil[.]example [//]evil[.]example"),
-        ("www.evil.example", "www[.]evil.example"),
+        ("www.evil.example WWW.evil.example", "www[.]evil.example WWW[.]evil.example"),
+        ("https&#58;x &#x2F; &colon; &amp; &NoBreak;", "https&amp;#58;x &amp;#x2F; &amp;colon; &amp; &amp;NoBreak;"),
+        ("e?body=x@evil.example who? me@evil.example", "e? body=x@evil.example who? me@evil.example"),
+        ("<1&to=x@evil.example> 1 <3 <1@>", "&lt;1&to=x@evil.example> 1 <3 <1@>"),
+        ("\\![a](https://evil.example)", "\\![a] (hxxps://evil[.]example)"),
+        ("![~~~](https://evil.example)", "[image removed: ~~~ (evil[.]example)]"),
         ("-https://docs.example.com/https://evil.io", "-hxxps://docs[.]example[.]com/hxxps://evil[.]io"),
         ("1https://docs.example.com/?https://evil.io", "1hxxps://docs[.]example[.]com/?hxxps://evil[.]io"),
         ("ask evil.com/x or sub.evil.io", "ask evil[.]com/x or sub.evil[.]io"),
@@ -163,6 +170,16 @@ QUIET = {
 )
 def test_it_is_shown_so_that_people_can_read_it(text: str, shown: str) -> None:
     assert harmless(text, LISTED) == shown
+
+
+def test_the_documentation_shows_what_happens() -> None:
+    page = (Path(__file__).parents[2] / "docs/text-from-outside.md").read_text(encoding="utf-8")
+    rows = [re.findall("`([^`]+)`", row) for row in page.partition("| written | shown |")[2].splitlines()[2:]]
+    rows = rows[: rows.index([])]
+    assert len(rows) > 8 and all(len(row) % 2 == 0 for row in rows)
+    for row in rows:
+        half = len(row) // 2
+        assert [harmless(written, LISTED) for written in row[:half]] == row[half:]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """What may stand in a setting that is secret, whichever it is; passwords within addresses among it."""
 
 import secrets
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.settings.errors import SettingsError
+from relay.settings.sources import load_settings
 from relay.settings.strength import has_password, weakness
 
 PLACEHOLDERS = [
@@ -113,3 +116,13 @@ def test_no_text_makes_it_fail_and_none_is_shown(text: str, production: bool, wh
     for candidate in (text, f"x://{text}", f"x://u:{text}@h"):
         reason = weakness(candidate, production=production, whole=whole)
         assert reason is None or len(text) < 12 or text not in reason
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY"])
+def test_a_key_for_somebody_elses_door_may_be_a_word_and_no_example(name: str, tmp_path: Path) -> None:
+    word = "ollama"
+    settings = load_settings({name: word, "SECRETS_FROM_ENVIRONMENT": "accepted"}, tmp_path)
+    assert getattr(settings, name.lower()).get_secret_value() == word
+    for example in ("changeme", "YOUR_KEY_HERE"):
+        with pytest.raises(SettingsError, match=f"{name}: is a placeholder"):
+            load_settings({name: example, "SECRETS_FROM_ENVIRONMENT": "accepted"}, tmp_path)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from relay.settings import parse
-from relay.settings.secret_text import Made, generate_token, is_placeholder
+from relay.settings.secret_text import Made, MadeElsewhere, generate_token, is_placeholder
 
 DEFAULT_MODEL: Final = "gpt-5-mini"
 CHAT_SCOPES: Final = ("chat", "actions:preview", "actions:execute")
@@ -71,7 +71,7 @@ def _chat_scopes(text: Any) -> tuple[str, ...]:
 class AiSettings(BaseModel):
     """What :class:`~relay.settings.model.Settings` says about language models and the chat."""
 
-    openai_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key)] = Field(
+    openai_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key), MadeElsewhere()] = Field(
         default=None, description="Key of OpenAI, or of the compatible service that `OPENAI_BASE_URL` names."
     )
     openai_base_url: Annotated[str | None, BeforeValidator(parse.http_url)] = Field(
@@ -80,7 +80,7 @@ class AiSettings(BaseModel):
         description="Where a service is that speaks OpenAI's chat completions: Azure, vLLM, Ollama, llama.cpp, … for "
         "instance `http://127.0.0.1:11434/v1`. See [models](models.md).",
     )
-    anthropic_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key)] = Field(
+    anthropic_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key), MadeElsewhere()] = Field(
         default=None, description="Key of Anthropic, for models `anthropic:…`; needs the extra `anthropic`."
     )
     anthropic_base_url: Annotated[str | None, BeforeValidator(parse.http_url)] = Field(
@@ -88,7 +88,7 @@ class AiSettings(BaseModel):
         json_schema_extra={"shown_default": "that of Anthropic"},
         description="Another place where Anthropic's interface is spoken.",
     )
-    google_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key)] = Field(
+    google_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key), MadeElsewhere()] = Field(
         default=None, description="Key of Google's Gemini interface, for models `google:…`; needs the extra `google`."
     )
     google_base_url: Annotated[str | None, BeforeValidator(parse.http_url)] = Field(

@@ -39,6 +39,13 @@ class PartlySecret:
     """In the annotation of a setting: only a part of its text is secret, so that the whole need not look random."""
 
 
+class MadeElsewhere:
+    """In the annotation of a setting: a service chose this secret for its own door, and need not have made it random.
+
+    Services of one's own that ask for a key and do not look at it are commonly given a word.
+    """
+
+
 def generate_secret_key() -> str:
     """Return a new ``SECRET_KEY``: 43 characters of url-safe base64 for 32 random bytes."""
     return secrets.token_urlsafe(32)

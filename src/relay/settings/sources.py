@@ -33,7 +33,7 @@ from relay.settings.credentials import FOLDER, credentials
 from relay.settings.errors import SettingsError
 from relay.settings.model import FIELDS, SECRETS, Settings, variable
 from relay.settings.secret_file import SecretFileError, read_secret_file, refuse_foreign
-from relay.settings.secret_text import PartlySecret
+from relay.settings.secret_text import MadeElsewhere, PartlySecret
 from relay.settings.strength import has_password, weakness
 
 _NAMES: Final = frozenset(FIELDS) | {f"{name}_FILE" for name in SECRETS}
@@ -267,7 +267,7 @@ def _weak(gathered: _Gathered, refused: set[str]) -> list[tuple[str, str]]:
     found = []
     for name, value in gathered.values.items():
         if isinstance(value, SecretStr) and name not in refused:
-            whole = not any(isinstance(mark, PartlySecret) for mark in FIELDS[name].metadata)
+            whole = not any(isinstance(mark, PartlySecret | MadeElsewhere) for mark in FIELDS[name].metadata)
             reason = weakness(value.get_secret_value(), production=production, whole=whole)
             found += [(name, reason)] if reason else []
     return found

@@ -13,7 +13,7 @@ from relay.store.writer import StoreUnavailable
 
 def sqlite_engine(path: Path) -> AsyncEngine:
     """Return a read-only engine over the SQLite file."""
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=4, max_overflow=4, pool_timeout=5)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=8, max_overflow=0, pool_timeout=5)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _set_up(connection: Any, _: Any) -> None:
