@@ -22,7 +22,7 @@ FEW, MANY = 10, 210
 STREAMS = 16
 TURNS = 48
 """Of each length in a slice."""
-AT_ONCE = 100
+AT_ONCE, AT_ONCE_WORDS = 100, 40
 PAUSE_MS = "10"
 """Between two words of one stream: so far apart that each is a packet, and an event, of its own."""
 RELAY, BARE = "Relay, SQLite", "bare pass-through"
@@ -119,8 +119,8 @@ async def _turn(session: aiohttp.ClientSession, words: int) -> None:
 async def _resident_with_streams(server: Server) -> float:
     """Return the resident memory while many streams are half over, in MiB."""
     async with _session(server) as session:
-        turns = [asyncio.create_task(_turn(session, MANY)) for _ in range(AT_ONCE)]
-        await asyncio.sleep(float(PAUSE_MS) / 1000 * MANY / 2)
+        turns = [asyncio.create_task(_turn(session, AT_ONCE_WORDS)) for _ in range(AT_ONCE)]
+        await asyncio.sleep(1.0)
         found = server.resident_mib()
         await asyncio.gather(*turns)
     return found

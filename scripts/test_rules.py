@@ -106,6 +106,13 @@ LAYERS = {
     "aiohttp outside egress": ("connectors/part.py", "import aiohttp\n", "relay.connectors.part -> aiohttp"),
     "smtplib outside egress": ("connectors/part.py", "import smtplib\n", "relay.connectors.part -> smtplib"),
     "socket outside egress": ("web/part.py", "def f():\n    import socket\n", "relay.web.part -> socket"),
+    "a vendor's client outside its home": ("llm/part.py", "import httpx2\n", "relay.llm.part -> httpx2"),
+    "a vendor outside its home": ("chat/part.py", "import openai\n", "relay.chat.part -> openai"),
+    "the client of models outside llm": (
+        "chat/part.py",
+        "import relay.egress.model\n",
+        "relay.chat.part -> relay.egress",
+    ),
     "a second HTTP client": ("egress/part.py", "import httpx\n", "relay.egress.part -> httpx"),
     "a framework in core": ("core/part.py", "from fastapi import FastAPI\n", "relay.core.part -> fastapi"),
     "a database in core": ("core/part.py", "import sqlalchemy\n", "relay.core.part -> sqlalchemy"),
@@ -113,6 +120,7 @@ LAYERS = {
 ALLOWED = {
     "crypto/part.py": "import hashlib, hmac\nfrom cryptography.fernet import Fernet\n",
     "egress/part.py": "import aiohttp, smtplib, socket\n",
+    "llm/part.py": "import relay.egress.model\n",
     "gate/part.py": "import relay.policy, relay.audit, relay.catalog, relay.core\n",
     "cli/part.py": "import relay.app\n",
     "web/part.py": "import relay.surface, relay.runs, relay.gate\n",
@@ -132,6 +140,7 @@ def house(tmp_path: Path) -> Path:
         (package / name / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "engine" / "__init__.py").write_text("import relay.connectors\n")
+    (package / "egress" / "model.py").write_text("import httpx2\n")
     return package
 
 

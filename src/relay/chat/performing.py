@@ -77,6 +77,9 @@ class Performing:
         """
         assert call.wanted is not None
         done = replace(call, wanted=None, origins=traced.pointers)
+        # Whoever worked on this before may have got this far: that attempt counts, whatever has changed since.
+        if (state := await self._gate.led_to(asking.principal, _key_of(call))) is not None:
+            return await self.of_state(asking.principal.workspace_id, self._gate.known(call.action), done, state)
         if spec is None:
             return replace(done, status="refused", error=("not-allowed", "This action cannot be used (any more)."))
         try:
@@ -100,9 +103,10 @@ class Performing:
             client=asking.client,
             action=spec.name,
             params=params,
-            idempotency_key=f"chat-{done.id}.{done.revision}",
+            idempotency_key=_key_of(done),
             untrusted_content=asking.untrusted,
             origins=traced.origins,
+            key_lasts=True,
         )
         state = await self._gate.perform(asking.principal, ask)
         return await self.of_state(asking.principal.workspace_id, spec, done, state)
@@ -165,6 +169,11 @@ class Performing:
 _KNOWN: Final = frozenset(
     {"pending_approval", "running", "succeeded", "failed", "unknown", "denied", "expired", "cancelled"}
 )
+
+
+def _key_of(call: CallEntry) -> str:
+    """Return the idempotency key of a call: another one for each time that its owner has edited it."""
+    return f"chat-{call.id}.{call.revision}"
 
 
 def _masked(spec: ActionSpec, model: BaseModel) -> dict[str, Any]:

@@ -18,6 +18,8 @@ class Ask:
     tried where a repetition cannot do it twice, ``timeout`` how many seconds each try may take, the action's own when
     None. ``run_fence`` is the number under which the asker holds its run: an intent is written only while it is still
     the run's. What only ``reads_version`` is never held back, and refused where it would need an approval.
+    ``key_lasts`` has the idempotency key remembered for as long as what the attempt was given and has led to, for an
+    asker that may come back however late.
     """
 
     request_id: str
@@ -34,6 +36,7 @@ class Ask:
     run_fence: int | None = None
     reads_version: bool = False
     origins: Origins | None = None
+    key_lasts: bool = False
 
 
 class RunTaken(Exception):

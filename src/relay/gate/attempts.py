@@ -379,7 +379,8 @@ class Attempts:
 
     def claim(self, intent: Intent, attempt_id: str, at: int) -> Claim:
         """Return what a new attempt uses up."""
-        return Claim(intent, attempt_id, at, at + self._idempotency_ttl)
+        lifetime = max(self._idempotency_ttl, self._retention) if intent.ask.key_lasts else self._idempotency_ttl
+        return Claim(intent, attempt_id, at, at + lifetime)
 
     def seal_params(self, intent: Intent, attempt_id: str, at: int) -> Sealed:
         """Return the envelope of a new attempt's parameters."""

@@ -156,7 +156,7 @@ class Performer:
         await self._require_alive(principal)
         remembered = await self._remembered(principal, ask)
         if remembered is not None:
-            return await self._twin(principal, ask, remembered, None)
+            return await self._twin(principal, remembered, None)
         try:
             spec, step = await self._step(principal, ask)
         except Gone:
@@ -164,7 +164,7 @@ class Performer:
             remembered = await self._remembered(principal, ask)
             if remembered is None:
                 raise
-            return await self._twin(principal, ask, remembered, None)
+            return await self._twin(principal, remembered, None)
         intent = await self._allowed(principal, ask, spec, step)
         if self._probes.of(spec, step.params) is not None:
             seen = await self._bound(intent)
@@ -178,13 +178,25 @@ class Performer:
             await self._checks.refused(intent, problem)
             raise
         if isinstance(done, Remembered):
-            return await self._twin(principal, ask, done, intent.idempotency)
+            return await self._twin(principal, done, intent.idempotency)
         if done.failure is not None:
             # The code alone: what the other side said, and who it is, stays in the attempt.
             about = (done.attempt_id, done.action, done.status, done.failure.code)
             with context.bound(request_id=ask.request_id, attempt_id=done.attempt_id, action=done.action):
                 log.warning("attempt %s of %s is %s: %s", *about)
         return done
+
+    def known(self, action: str) -> ActionSpec | None:
+        """Return an action of this installation, whoever may use it, or None."""
+        return self._catalog.get(action)
+
+    async def led_to(self, principal: Principal, idempotency_key: str) -> AttemptState | None:
+        """Return the attempt that an idempotency key has led to, None when to none.
+
+        For an asker that cannot know whether it has asked before: that attempt counts, whatever has changed since.
+        """
+        remembered = await self._previews.remembered(principal, sha256_hex(idempotency_key.encode()))
+        return None if remembered is None else await self._twin(principal, remembered, None)
 
     async def _allowed(
         self, principal: Principal, ask: Ask, spec: ActionSpec, step: Step, *, asked_at: int | None = None
@@ -267,7 +279,7 @@ class Performer:
         return spec, make_step(principal, spec, valid_params(spec, ask.params))
 
     async def _twin(
-        self, principal: Principal, ask: Ask, remembered: Remembered, idempotency: Idempotency | None
+        self, principal: Principal, remembered: Remembered, idempotency: Idempotency | None
     ) -> AttemptState:
         """Answer for an attempt that exists already, waiting a while for one that still runs."""
         if idempotency is not None and remembered.fingerprint not in ("", idempotency.fingerprint):

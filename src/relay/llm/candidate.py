@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from relay.llm.breaker import Breaker
 from relay.llm.choice import Choice
 from relay.llm.counts import Counts
-from relay.llm.failure import Failure
+from relay.llm.failure import NoAnswer
 from relay.llm.messages import Piece, Question
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Candidate:
                     self._wire = await asyncio.to_thread(self._load, self.choice)
                 except Exception as error:  # a library that does not load may say so in any way
                     log.exception("the library of the %s model does not load", self.choice.label)
-                    raise Failure("refused") from error
+                    raise NoAnswer("refused") from error
             return self._wire
 
     async def close(self) -> None:
@@ -48,9 +48,9 @@ class Candidate:
             await self._wire.close()
 
     async def asked(self, question: Question, max_tokens: int, *, streamed: bool) -> "AsyncGenerator[Piece | Said]":
-        """Yield what the model answers, once; the breaker and the metrics hear of it. :class:`Failure` as it comes."""
+        """Yield what the model answers, once; the breaker and the metrics hear of it. :class:`NoAnswer` as it comes."""
         if (pause := self.breaker.wait()) > 0:
-            raise Failure("resting", pause)
+            raise NoAnswer("resting", pause)
         label, begun, first = self.choice.label, time.monotonic(), True
         outcome = "cancelled"
         with self.breaker.trial() as trial:
@@ -69,7 +69,7 @@ class Candidate:
                         outcome = "answered"
                         trial.succeeded()
                         yield item
-            except Failure as failure:
+            except NoAnswer as failure:
                 outcome = failure.reason
                 if failure.counts:
                     trial.failed()

@@ -50,7 +50,7 @@ class Seen(Protocol):
 
 
 @dataclass(eq=False)
-class Failure(Exception):
+class NoAnswer(Exception):
     """A model gave no answer. ``began`` says that a piece of one had come."""
 
     reason: Reason
@@ -76,9 +76,9 @@ class Failure(Exception):
         return self.reason != "rejected"
 
 
-def judge(seen: Seen, *, timed_out: bool, began: bool) -> Failure:
+def judge(seen: Seen, *, timed_out: bool, began: bool) -> NoAnswer:
     """Return what has happened. ``timed_out``: the time for an answer is over."""
-    return Failure(_reason(seen, timed_out=timed_out), seconds_of(seen.retry_after), began)
+    return NoAnswer(_reason(seen, timed_out=timed_out), seconds_of(seen.retry_after), began)
 
 
 def _reason(seen: Seen, *, timed_out: bool) -> Reason:

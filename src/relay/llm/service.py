@@ -12,7 +12,7 @@ from relay.llm.candidate import Candidate
 from relay.llm.choice import Choice, choices
 from relay.llm.counts import Counts
 from relay.llm.estimate import question_tokens, text_tokens
-from relay.llm.failure import Failure, wait_before
+from relay.llm.failure import NoAnswer, wait_before
 from relay.llm.messages import Answer, Payer, Piece, Question, Usage
 from relay.llm.records import Outcome, Records
 from relay.llm.redacting import redacted
@@ -124,7 +124,7 @@ class LanguageModels:
                 async with aclosing(self._from_any(asking, streamed=streamed)) as answering:
                     async for item in answering:
                         yield item
-            except Failure as failure:
+            except NoAnswer as failure:
                 await self._end(asking, "failed", reason=failure.reason)
                 raise _unavailable(asking) from None
             except SpendingExhausted as problem:
@@ -138,17 +138,17 @@ class LanguageModels:
 
     async def _from_any(self, asking: _Asking, *, streamed: bool) -> AsyncGenerator[Piece | Answer]:
         """Ask the models one after another until one answers; a failure after the first piece is final."""
-        last: Failure | None = None
+        last: NoAnswer | None = None
         for candidate in self._candidates:
             if (pause := candidate.breaker.wait()) > 0:
-                _note(asking, candidate, Failure("resting", pause))
+                _note(asking, candidate, NoAnswer("resting", pause))
                 continue
             try:
                 async with aclosing(self._from_one(candidate, asking, streamed=streamed)) as answering:
                     async for item in answering:
                         yield item
                 return
-            except Failure as failure:
+            except NoAnswer as failure:
                 last = failure
                 _note(asking, candidate, failure)
                 if failure.began:
@@ -170,7 +170,7 @@ class LanguageModels:
                     async for item in answering:
                         yield item
                 return
-            except Failure as failure:
+            except NoAnswer as failure:
                 pause = wait_before(attempt, failure.retry_after) if failure.again else None
                 over = pause is None or attempt > self._settings.ai_retries or candidate.breaker.wait() > 0
                 await self._after(candidate.choice, asking, failure, over=over)
@@ -194,7 +194,7 @@ class LanguageModels:
             asking.payer, choice.price.cost(asking.input_tokens, asking.max_tokens)
         )
 
-    async def _after(self, choice: Choice, asking: _Asking, failure: Failure, *, over: bool) -> None:
+    async def _after(self, choice: Choice, asking: _Asking, failure: NoAnswer, *, over: bool) -> None:
         """Give back what is certainly not owed. What may be owed stays booked, and a further attempt is booked anew."""
         if failure.unpaid:
             if over:
@@ -267,7 +267,7 @@ def _lose(asking: _Asking) -> None:
         asking.booking = None
 
 
-def _note(asking: _Asking, candidate: Candidate, failure: Failure) -> None:
+def _note(asking: _Asking, candidate: Candidate, failure: NoAnswer) -> None:
     asking.problems.append(f"{candidate.choice.name} {failure}")
     if failure.retry_after is not None:
         known = asking.retry_after

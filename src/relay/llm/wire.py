@@ -48,7 +48,7 @@ class Wire:
         await self._loaded.close()
 
     async def ask(self, question: Question, max_tokens: int) -> AsyncGenerator[Piece | Said]:
-        """Yield the answer, asked for as a whole; a :class:`~relay.llm.failure.Failure` when there is none."""
+        """Yield the answer, asked for as a whole; a :class:`~relay.llm.failure.NoAnswer` when there is none."""
         names, exchange = _names(question), self._bounds.exchange(max_tokens)
         async with _judged(exchange, self._bounds.total) as limit:
             async with asyncio.timeout_at(limit.at):

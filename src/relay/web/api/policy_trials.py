@@ -39,18 +39,18 @@ class ReplayDraft(Strict):
         return data
 
 
-ParamNames = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=100)]
+ParamNames = Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(max_length=100)]
 
 
 class SupposedOrigins(Strict):
     """Where parameters are supposed to have come from: for each kind of source the names of those that hold some."""
 
-    user: ParamNames = []
-    context: ParamNames = []
-    result: ParamNames = []
-    untrusted: ParamNames = []
-    attachment: ParamNames = []
-    model: ParamNames = []
+    user: ParamNames = ()
+    context: ParamNames = ()
+    result: ParamNames = ()
+    untrusted: ParamNames = ()
+    attachment: ParamNames = ()
+    model: ParamNames = ()
 
 
 class Situation(Strict):

@@ -1,0 +1,71 @@
+"""A process that dies between a call and its record: whoever goes on finds what was done, whatever has changed since."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from relay.chat.journal import Journal
+from relay.core.clock import DAY
+from relay.store.query import Query
+from relay.store.tables import api_keys, idempotency
+from relay.store.target import Target
+from tests.chat_world import PATIENCE, ChatWorld, World, open_chat
+from tests.model_server import call, open_model_server, say
+
+Change = Callable[[ChatWorld], Awaitable[None]]
+
+
+async def two_days_pass(world: ChatWorld) -> None:
+    """Have every idempotency key be two days nearer to its end."""
+    sooner = update(idempotency).values(expires_at=idempotency.c.expires_at - 2 * DAY)
+    await world.house.database.writer.run(lambda tx: tx.run(Query(sooner)))
+
+
+async def scopes_shrink(world: ChatWorld) -> None:
+    """Leave every key with the scope to talk, and no other."""
+    less = update(api_keys).values(scopes=json.dumps(["chat"]))
+    await world.house.database.writer.run(lambda tx: tx.run(Query(less)))
+
+
+async def dies_before_it_records(world: ChatWorld, patch: pytest.MonkeyPatch, begin: Callable[[], Any]) -> Any:
+    """Begin a turn whose process gets as far as to have performed a call, and no further."""
+    performed = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        performed.set()
+        await asyncio.Event().wait()
+
+    patch.setattr(Journal, "called", never)
+    handle = await begin()
+    async with asyncio.timeout(PATIENCE):
+        await performed.wait()
+    for task in list(world.chat._runner._tasks):
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    patch.undo()
+    return handle
+
+
+@pytest.mark.parametrize("change", [two_days_pass, scopes_shrink])
+async def test_what_was_done_before_a_crash_is_found_and_not_done_again(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
+) -> None:
+    outside = World()
+    async with open_model_server() as model:
+        async with open_chat(target, tmp_path / "data", model, world=outside) as world:
+            owner = await world.key("developer", kind="person")
+            model.reply(say("", call("thing-put", {"what": "money"})))
+            with monkeypatch.context() as patch:
+                handle = await dies_before_it_records(world, patch, lambda: world.send(owner, "Put money"))
+            await change(world)
+        model.reply(say("It is done."))
+        async with open_chat(target, tmp_path / "data", model, world=outside) as world:
+            view = await world.until(handle.turn_id, "done", "failed")
+    [made] = view.calls
+    assert (made.status, made.result) == ("succeeded", {"said": "MONEY"})
+    assert outside.whats == ["money"], "nothing is done twice"
