@@ -196,11 +196,12 @@ class Stream:
             case UserEntry():
                 return "user", {**about, "text": body.text, "attachments": len(body.media)}
             case AssistantEntry() if body.text.strip():
-                return "message", {**about, "text": looking.entry_view(entry).text}
+                [shown] = await looking.entries([entry])
+                return "message", {**about, "text": shown.text}
             case NoteEntry():
                 return "note", {**about, "text": body.text, "code": body.code}
             case CallEntry():
-                return "call", {**about, **shown_call(looking.call_view(body)).model_dump(mode="json")}
+                return "call", {**about, **shown_call(await looking.call(body)).model_dump(mode="json")}
             case TurnEntry():
                 return await self._turn(entry, body)
         return None

@@ -1,5 +1,6 @@
 """A session as its owner sees it. Every word that a model or the outside had a say in goes out through ``Outward``."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -80,14 +81,15 @@ class Looking:
             return None
         entries = opened(self._vault, await reading.entries_of_turn(row))
         spent = (await reading.spent([session.id])).get(session.id, 0)
-        return self.turn_view(row, await self.session_id(session), entries, spent)
+        session_id = await self.session_id(session)
+        # Making long or hostile texts harmless takes up to half a second of computing: other requests go on meanwhile.
+        return await asyncio.to_thread(self._turn_view, row, session_id, entries, spent)
 
-    def turn_view(self, row: TurnRow, session_id: str, entries: Sequence[Entry], spent: int = 0) -> TurnView:
-        """Return a turn that has these entries."""
+    def _turn_view(self, row: TurnRow, session_id: str, entries: Sequence[Entry], spent: int) -> TurnView:
         answers = [entry.body for entry in entries if isinstance(entry.body, AssistantEntry)]
         usage = sum((answer.usage for answer in answers), Usage())
         error = None if row.error_code is None else (row.error_code, row.error_detail or "")
-        calls = [self.call_view(call, over=row.status in FINISHED) for call in newest_calls(entries).values()]
+        calls = [self._call_view(call, over=row.status in FINISHED) for call in newest_calls(entries).values()]
         return TurnView(
             id=row.id,
             session_id=session_id,
@@ -114,8 +116,16 @@ class Looking:
             said.append(standing.text)
         return "\n\n".join(said)
 
-    def call_view(self, call: CallEntry, *, over: bool = False) -> CallView:
-        """Return a call. ``over``: its turn has ended, so that nothing is performed any more."""
+    async def call(self, call: CallEntry) -> CallView:
+        """Return a call as it stands."""
+        return await asyncio.to_thread(self._call_view, call)
+
+    async def entries(self, entries: Sequence[Entry]) -> list[EntryView]:
+        """Return entries; one that was erased says nothing."""
+        return await asyncio.to_thread(lambda: [self._entry_view(entry) for entry in entries])
+
+    def _call_view(self, call: CallEntry, *, over: bool = False) -> CallView:
+        # ``over``: its turn has ended, so that nothing is performed any more.
         if over and call.is_due:
             call = replace(call, status="cancelled", error=_GONE)
         error = call.error
@@ -139,8 +149,7 @@ class Looking:
             origins=call.origins,
         )
 
-    def entry_view(self, entry: Entry) -> EntryView:
-        """Return an entry; one that was erased says nothing."""
+    def _entry_view(self, entry: Entry) -> EntryView:
         body, text, images, call = entry.body, "", 0, None
         if isinstance(body, UserEntry):
             text, images = body.text, len(body.media)
@@ -149,7 +158,7 @@ class Looking:
         elif isinstance(body, NoteEntry):
             text = body.text
         elif isinstance(body, CallEntry):
-            call = self.call_view(body)
+            call = self._call_view(body)
             text = call.summary
         return EntryView(entry.seq, entry.turn_id, entry.kind, entry.at, text, images, call)
 

@@ -27,7 +27,7 @@ class ChatRequest(_In):
     """What is said. Without ``session_id`` it begins a session; no caller can choose the id of one."""
 
     message: Annotated[
-        str, Field(min_length=1, max_length=MAX_MESSAGE, examples=["Email ada@example.com saying hello"])
+        str, Field(min_length=1, max_length=MAX_MESSAGE, examples=["Email ada@example.com about lunch saying hello"])
     ]
     session_id: _SessionId | None = None
     attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = []

@@ -41,7 +41,9 @@ class _In(BaseModel):
 class PlanRequest(_In):
     """What is wanted, in words, and facts that may help."""
 
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, examples=["Email ada@example.com saying hello"])]
+    prompt: Annotated[
+        str, Field(min_length=1, max_length=MAX_PROMPT, examples=["Email ada@example.com about lunch saying hello"])
+    ]
     context: dict[str, Any] | None = None
 
 
