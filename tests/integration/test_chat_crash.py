@@ -1,4 +1,4 @@
-"""A process that dies between a call and its record: whoever goes on finds what was done, whatever has changed since."""
+"""A process that dies between a call and its record: whoever goes on finds what was done, whatever has changed."""
 
 import asyncio
 import json
@@ -10,26 +10,36 @@ import pytest
 from sqlalchemy import update
 
 from relay.chat.journal import Journal
+from relay.chat.views import TurnHandle
 from relay.core.clock import DAY
+from relay.core.principal import Principal
 from relay.store.query import Query
 from relay.store.tables import api_keys, idempotency
 from relay.store.target import Target
-from tests.chat_world import PATIENCE, ChatWorld, World, open_chat
+from tests.chat_world import PATIENCE, REQUEST, ChatWorld, World, open_chat
 from tests.model_server import call, open_model_server, say
 
-Change = Callable[[ChatWorld], Awaitable[None]]
+Change = Callable[[ChatWorld, Principal, TurnHandle], Awaitable[None]]
 
 
-async def two_days_pass(world: ChatWorld) -> None:
+async def two_days_pass(world: ChatWorld, _: Principal, __: TurnHandle) -> None:
     """Have every idempotency key be two days nearer to its end."""
     sooner = update(idempotency).values(expires_at=idempotency.c.expires_at - 2 * DAY)
     await world.house.database.writer.run(lambda tx: tx.run(Query(sooner)))
 
 
-async def scopes_shrink(world: ChatWorld) -> None:
+async def scopes_shrink(world: ChatWorld, _: Principal, __: TurnHandle) -> None:
     """Leave every key with the scope to talk, and no other."""
     less = update(api_keys).values(scopes=json.dumps(["chat"]))
     await world.house.database.writer.run(lambda tx: tx.run(Query(less)))
+
+
+async def key_is_revoked(world: ChatWorld, owner: Principal, _: TurnHandle) -> None:
+    await world.revoke(owner)
+
+
+async def turn_is_cancelled(world: ChatWorld, owner: Principal, handle: TurnHandle) -> None:
+    await world.chat.cancel(owner, handle.session_id, REQUEST)
 
 
 async def dies_before_it_records(world: ChatWorld, patch: pytest.MonkeyPatch, begin: Callable[[], Any]) -> Any:
@@ -51,21 +61,29 @@ async def dies_before_it_records(world: ChatWorld, patch: pytest.MonkeyPatch, be
     return handle
 
 
-@pytest.mark.parametrize("change", [two_days_pass, scopes_shrink])
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (two_days_pass, "done"),
+        (scopes_shrink, "done"),
+        (key_is_revoked, "failed"),
+        (turn_is_cancelled, "cancelled"),
+    ],
+)
 async def test_what_was_done_before_a_crash_is_found_and_not_done_again(
-    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
+    sqlite_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, status: str
 ) -> None:
     outside = World()
     async with open_model_server() as model:
-        async with open_chat(target, tmp_path / "data", model, world=outside) as world:
+        async with open_chat(sqlite_target, tmp_path / "data", model, world=outside) as world:
             owner = await world.key("developer", kind="person")
             model.reply(say("", call("thing-put", {"what": "money"})))
             with monkeypatch.context() as patch:
                 handle = await dies_before_it_records(world, patch, lambda: world.send(owner, "Put money"))
-            await change(world)
+            await change(world, owner, handle)
         model.reply(say("It is done."))
-        async with open_chat(target, tmp_path / "data", model, world=outside) as world:
-            view = await world.until(handle.turn_id, "done", "failed")
+        async with open_chat(sqlite_target, tmp_path / "data", model, world=outside) as world:
+            view = await world.until(handle.turn_id, status)
     [made] = view.calls
     assert (made.status, made.result) == ("succeeded", {"said": "MONEY"})
     assert outside.whats == ["money"], "nothing is done twice"

@@ -4,23 +4,30 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 import relay.chat.beginning
+import relay.gate.decide
+import relay.gate.perform
 from relay.chat.entries import AssistantEntry, CallEntry, NoteEntry
 from relay.chat.journal import Claim, End, Journal
+from relay.chat.views import TurnHandle
+from relay.core.action import Decision
 from relay.core.clock import DAY
+from relay.core.principal import KeyKind, Principal
 from relay.core.problem import Conflict
 from relay.runs.changes import Changes
 from relay.runs.journal import LeaseLost
 from relay.store.chat import TurnRow
 from relay.store.chat_reading import turn_of_any_workspace
 from relay.store.query import Query
+from relay.store.tables import attempts
 from relay.store.tables.chat import chat_turns
 from relay.store.target import Target
-from tests.chat_world import ChatWorld, open_chat
+from tests.chat_world import ADDRESS, PATIENCE, REQUEST, ChatWorld, open_chat
 from tests.model_server import call, hang, open_model_server, say
 
 
@@ -98,6 +105,48 @@ async def test_a_turn_that_is_taken_over_makes_each_call_once(target: Target, tm
         assert len(model.asked) == 2
 
 
+async def taken_and_ended(world: ChatWorld, owner: Principal, handle: TurnHandle) -> None:
+    await lapse(world)
+    other = journal(world)
+    claim = await other.claim(handle.turn_id, "other")
+    assert claim is not None
+    await other.finish(claim, End("cancelled"))
+
+
+async def deleted(world: ChatWorld, owner: Principal, handle: TurnHandle) -> None:
+    await world.chat.delete(owner, handle.session_id, REQUEST)
+
+
+@pytest.mark.parametrize("over", [taken_and_ended, deleted])
+@pytest.mark.parametrize("kind", ["person", "agent"])
+async def test_a_call_of_a_turn_that_is_over_neither_begins_nor_waits(
+    target: Target,
+    tmp_path: Path,
+    kind: KeyKind,
+    over: Callable[[ChatWorld, Principal, TurnHandle], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def decide(*given: Any) -> Decision:
+        reached.set()
+        await go_on.wait()
+        return await relay.gate.decide.decide(*given)
+
+    monkeypatch.setattr(relay.gate.perform, "decide", decide)
+    async with open_model_server() as model, open_chat(target, tmp_path / "data", model, chat=False) as world:
+        owner = await world.key(kind=kind)
+        model.script = lambda _: say("", call("thing-put", {"what": "late"}))
+        handle = await world.send(owner, "Put")
+        # Its holder has looked at its lease for the last time and is on its way through the gate.
+        await asyncio.wait_for(reached.wait(), PATIENCE)
+        await over(world, owner, handle)
+        go_on.set()
+        await asyncio.wait_for(asyncio.gather(*world.chat._runner._tasks), PATIENCE)
+        assert world.world.whats == []
+        assert await world.house.database.reader.all(select(attempts.c.id)) == [], "an intent was written"
+
+
 @pytest.mark.parametrize(
     ("bound", "limit"), [("MAX_TURNS", "turns"), ("MAX_ENTRIES", "entries"), ("MAX_BYTES", "bytes")]
 )
@@ -115,3 +164,20 @@ async def test_a_session_has_bounds(
         assert refused.value.extensions["limit"] == limit
         monkeypatch.undo()
         assert (await world.say(owner, "Hello", view.session_id)).status == "done"
+
+
+@pytest.mark.parametrize(("bound", "limit"), [("MAX_ENTRIES", "entries"), ("MAX_BYTES", "bytes")])
+async def test_edits_fill_no_session_beyond_its_bounds(
+    target: Target, tmp_path: Path, bound: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_model_server() as model, open_chat(target, tmp_path / "data", model) as world:
+        owner = await world.key()
+        model.reply(say("", call("thing-put", {"what": "one"})))
+        view = await world.say(owner, "Put")
+        [made] = view.calls
+        monkeypatch.setattr(relay.chat.beginning, bound, 2)
+        with pytest.raises(Conflict) as refused:
+            await world.chat.edit_call(owner, view.session_id, made.id, {"what": "two"}, REQUEST, ADDRESS)
+        assert refused.value.extensions["limit"] == limit
+        found = await world.chat.find_call(owner, view.session_id, made.id)
+        assert (found.status, found.approval_id) == ("pending_approval", made.approval_id), "it was withdrawn"

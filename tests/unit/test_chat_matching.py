@@ -43,7 +43,7 @@ def suspected(value: str, *texts: str) -> bool:
         ("Quarterly report", "send the quarterly\n  report to them"),
         ("force", "with --force"),
         ("caffè", "meet me at the caffe\u0300 at noon"),
-        ("Straße 5", "she lives in STRASSE 5 there"),
+        ("Straße 5", "she lives in STRAẞE 5 there"),
         ("½ price…", "write ½ price… in the subject"),
         ("Cancel order AB-1234!", "please CANCEL ORDER AB-1234!"),
         ("bob@corp.example", "please ask **bob@corp.example**, now"),
@@ -58,6 +58,8 @@ def test_what_somebody_has_said_is_believed(value: str, said: str) -> None:
     ("value", "said"),
     [
         ("ob@corp.example", "Mail it to bob@corp.example"),
+        ("bob@strasse.example", "Mail it to bob@straße.example"),
+        ("bob@φίλοσ.example", "Mail it to bob@φίλος.example"),
         ("bob@corp.example", "bob@corp.example.net has it"),
         ("bob@corp.example", "bob@corp.example-net.org"),
         ("bob@corp.example", "the.bob@corp.example"),

@@ -48,6 +48,8 @@ def test_named_in_the_prompt(prompt: str, destination: str) -> None:
         ("email ann@example.com", "nn@example.com"),
         ("email ann@example.com.attacker.example", ANN),
         ("email x.ann@example.com", ANN),
+        ("email ann@straße.example", "ann@strasse.example"),
+        ("email straße@example.com", "strasse@example.com"),
         ("email ann@example.com@attacker.example", ANN),
         ("call https://api.example.com.attacker.example", HOST),
         ("call https://attacker.example/api.example.com", HOST),

@@ -119,6 +119,9 @@ _add("password", "hunter22", "password={}")
 _add("password, quoted", "correct horse, battery", 'password: "{}"')
 _add("password, json", "q7~", '{{"password":"{}"}}')
 _add("password, json within json", "hunter 2", '{{\\"password\\": \\"{}\\"}}')
+_add("password, json within json within json", "hunter 2", '{{\\\\\\"password\\\\\\": \\\\\\"{}\\\\\\"}}')
+_add("token, json within json within json", some(20), '{{\\\\\\"access_token\\\\\\":\\\\\\"{}\\\\\\"}}')
+_add("header, json within json within json", some(20), '{{\\\\\\"authorization\\\\\\":\\\\\\"Digest {}\\\\\\"}}')
 _add("password, query", some(12), "https://example.com/?user=1&password={}&x=1")
 
 

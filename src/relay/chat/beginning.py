@@ -60,7 +60,8 @@ class Beginning:
 
         def unit(tx: Tx) -> tuple[Claim, int]:
             session = self._session(tx, rows, principal, hashed, at, created=created)
-            _require_room(session, size)
+            _require_turn(session)
+            require_room(session, size)
             _require_idle(rows.unfinished(tx, hashed))
             if sealed is not None:
                 rows.insert_session(tx, session)
@@ -135,9 +136,13 @@ class Beginning:
         ]
 
 
-def _require_room(session: SessionRow, size: int) -> None:
+def _require_turn(session: SessionRow) -> None:
     if session.turns >= MAX_TURNS:
         raise _full("turns", MAX_TURNS, f"{MAX_TURNS} messages")
+
+
+def require_room(session: SessionRow, size: int) -> None:
+    """Refuse (409) what its owner would add to a session beyond its bounds; ``size`` is in bytes."""
     if session.last_seq >= MAX_ENTRIES:
         raise _full("entries", MAX_ENTRIES, f"{MAX_ENTRIES} entries")
     if session.size + size > MAX_BYTES:

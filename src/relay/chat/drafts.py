@@ -7,8 +7,9 @@ from typing import Any, Final
 from relay.approvals.decide import Decisions
 from relay.audit.record import event
 from relay.catalog import ActionSpec
+from relay.chat.beginning import require_room
 from relay.chat.conversation import Conversation
-from relay.chat.entries import CallEntry, TurnEntry
+from relay.chat.entries import CallEntry, TurnEntry, pack
 from relay.chat.functions import may_run, usable
 from relay.chat.journal import FINISHED, Claim, Journal
 from relay.chat.lease import new_holder
@@ -106,7 +107,7 @@ class Drafts:
         request = await self._pending(draft)
         spec = await self._spec(principal, draft.call.action)
         due = await self._considered(principal, draft, spec, edit)
-        rows, row = ChatRepository(principal.workspace_id), draft.row
+        rows, row, size = ChatRepository(principal.workspace_id), draft.row, len(pack(due))
         drafted = event(
             "chat:call:edited",
             workspace_id=principal.workspace_id,
@@ -119,6 +120,7 @@ class Drafts:
 
         def unit(tx: Tx) -> Claim | None:
             session, turn = self._waiting(tx, rows, draft)
+            require_room(session, size)
             withdrawn = self._decisions.withdraw_in(tx, principal, request, edit.request_id)
             if withdrawn.status != "withdrawn":
                 return None  # its time was over: it has ended as expired

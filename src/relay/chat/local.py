@@ -6,6 +6,7 @@ from typing import Final
 
 from relay.chat.entries import CallEntry, Planned
 from relay.chat.functions import function_name
+from relay.chat.outward import Outward
 from relay.chat.speaking import Spoken, Topic
 from relay.core.references import BadReference, resolve
 from relay.planning.local import LocalPlanner
@@ -24,8 +25,9 @@ _ENDS: Final = {
 class LocalSpeaker:
     """Answers without any model: one step of the plan after another, the results of earlier ones filled in."""
 
-    def __init__(self, planner: LocalPlanner) -> None:
+    def __init__(self, planner: LocalPlanner, outward: Outward) -> None:
         self._planner = planner
+        self._outward = outward
 
     async def speak(self, topic: Topic, heard: Callable[[str], None]) -> Spoken:
         """Return the next step as a call, or say what the steps have come to."""
@@ -37,7 +39,7 @@ class LocalSpeaker:
         if len(calls) < len(planned) and all(call.status == "succeeded" for call in calls):
             return _step(planned, calls, "")
         text = told(calls, planned)
-        heard(text)
+        heard(self._outward.text(text))
         return Spoken(text, NAME)
 
     async def _first(self, topic: Topic, heard: Callable[[str], None]) -> Spoken:
@@ -45,7 +47,7 @@ class LocalSpeaker:
         text = "" if said is None else said.text
         proposal = await self._planner.propose(text, None, list(topic.offer.specs.values()))
         if not proposal.steps:
-            heard(proposal.explanation)
+            heard(self._outward.text(proposal.explanation))
             return Spoken(proposal.explanation, NAME)
         planned = tuple(Planned(step.id, step.action, step.params) for step in proposal.steps)
         return _step(planned, [], "")

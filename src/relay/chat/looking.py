@@ -136,7 +136,7 @@ class Looking:
             action=call.action,
             status=call.status,
             params=call.params,
-            summary=call.summary,
+            summary=self._outward.text(call.summary),
             effect=call.effect,
             attempt_id=call.attempt_id,
             approval_id=call.approval_id,

@@ -59,10 +59,13 @@ def exact(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return a text without case and compatibility forms, with single spaces."""
+    """Return a text in lower case without compatibility forms, with single spaces.
+
+    Lower case and no more: case folding makes ``strasse.de`` of ``straße.de``, which is another's (RFC 5894, 7.2).
+    """
     if text.isascii():
         return _spaced(text.lower())
-    return _spaced(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
+    return _spaced(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()))
 
 
 def _spaced(text: str) -> str:

@@ -1,5 +1,6 @@
 """One call of a conversation on its way through the gate, and what it has come to, as an entry."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from relay.gate.ask import Ask, AttemptState, Considered
 from relay.gate.perform import Performer
 from relay.gate.validate import valid_params
 from relay.store.chat import CallRow
+from relay.store.writer import Tx
 
 MAX_SENTENCE: Final = 2_000
 _NOT_OFFERED: Final = ("unknown-function", "There is no such function; call only those that you are given.")
@@ -31,12 +33,16 @@ class Revoked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """For whom, in which request, from where a call is made, and whether content from outside may have had a say."""
+    """For whom, in which request, from where a call is made, and whether content from outside may have had a say.
+
+    ``still`` as in :class:`~relay.gate.ask.Ask`.
+    """
 
     principal: Principal
     request_id: str
     client: str
     untrusted: bool
+    still: Callable[[Tx], bool]
 
 
 class Performing:
@@ -72,14 +78,15 @@ class Performing:
         """Perform a call that is due and return what it has come to.
 
         A refusal is what it has come to, whatever the reason: a model reads it. Performed again, by whomever, it comes
-        to the same without anything being done twice. :class:`Revoked` when the credential has died;
+        to the same without anything being done twice. :class:`~relay.gate.ask.AskerReplaced` when the turn is not the
+        asker's any more: nothing was begun then. :class:`Revoked` when the credential has died;
         :class:`~relay.core.problem.Unavailable` or StoreUnavailable when nothing can be said now.
         """
         assert call.wanted is not None
         done = replace(call, wanted=None, origins=traced.pointers)
-        # Whoever worked on this before may have got this far: that attempt counts, whatever has changed since.
-        if (state := await self._gate.led_to(asking.principal, _key_of(call))) is not None:
-            return await self.of_state(asking.principal.workspace_id, self._gate.known(call.action), done, state)
+        principal = asking.principal
+        if (before := await self.done_before(principal.workspace_id, principal.id, done)) is not None:
+            return before
         if spec is None:
             return replace(done, status="refused", error=("not-allowed", "This action cannot be used (any more)."))
         try:
@@ -95,6 +102,14 @@ class Performing:
             return replace(done, status="refused", error=_refusal(problem))
         return replace(done, status="refused", error=("insufficient-scope", "The user's key may not do this."))
 
+    async def done_before(self, workspace: str, owner: str, call: CallEntry) -> CallEntry | None:
+        """Return what a call that is due has come to already, None when nobody has begun it.
+
+        Whoever worked on the turn before may have got that far: this counts then, whatever has changed since.
+        """
+        state = await self._gate.led_to(workspace, owner, _key_of(call))
+        return None if state is None else await self.of_state(workspace, self._gate.known(call.action), call, state)
+
     async def _run(
         self, asking: Asking, spec: ActionSpec, params: dict[str, Any], done: CallEntry, traced: Traced
     ) -> CallEntry:
@@ -107,6 +122,7 @@ class Performing:
             untrusted_content=asking.untrusted,
             origins=traced.origins,
             key_lasts=True,
+            still=asking.still,
         )
         state = await self._gate.perform(asking.principal, ask)
         return await self.of_state(asking.principal.workspace_id, spec, done, state)

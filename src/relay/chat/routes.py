@@ -89,13 +89,10 @@ def _message_routes(routes: Routes, chat: Chat) -> None:
         """
         said = _said(call, body)
         del body  # pictures are large, and an answer may take a while
+        if wants_events(call.facts):
+            return await _streamed(chat, call, said)
         handle = await chat.send(call.principal, said)
         del said
-        if wants_events(call.facts):
-            stream = await chat.follow(
-                call.principal, handle.session_id, handle.after, call.caller, turn_id=handle.turn_id
-            )
-            return EventStream(ChatStream(stream, handle))
         return await _ended(chat, handle, _patience(call))
 
     options: dict[str, Any] = {
@@ -217,6 +214,20 @@ def _said(call: Call, body: ChatRequest) -> Said:
         session_id=body.session_id,
         images=tuple(attachment.data for attachment in body.attachments),
     )
+
+
+async def _streamed(chat: Chat, call: Call, said: Said) -> Response:
+    """Begin a turn and return its events. Without a place for the stream nothing begins."""
+    place = chat.place(call.principal)
+    try:
+        handle = await chat.send(call.principal, said)
+        stream = await chat.follow(
+            call.principal, handle.session_id, handle.after, call.caller, turn_id=handle.turn_id, place=place
+        )
+    except BaseException:
+        place.give_back()
+        raise
+    return EventStream(ChatStream(stream, handle))
 
 
 async def _ended(chat: Chat, handle: TurnHandle, seconds: int) -> TurnAnswer | Response:

@@ -28,7 +28,7 @@ from relay.chat.work import CANCELLED, Tools
 from relay.core.clock import now
 from relay.core.principal import Principal
 from relay.core.problem import BadRequest, Conflict, NotFound
-from relay.core.streams import Places
+from relay.core.streams import Place, Places
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
 from relay.llm.protocol import Models
@@ -123,7 +123,7 @@ class Chat:
             self._drafts,
             {
                 _MODEL: ModelSpeaker(models, vault, outward, budget=rules.context_tokens),
-                _LOCAL: LocalSpeaker(LocalPlanner()),
+                _LOCAL: LocalSpeaker(LocalPlanner(), outward),
             },
             rules.calls_per_turn,
             rules.context_tokens,
@@ -198,6 +198,13 @@ class Chat:
             raise NotFound(NO_SESSION)
         return view
 
+    def place(self, principal: Principal) -> Place:
+        """Take the place of a stream that is opened later; 429 when the principal has too many open.
+
+        For whoever changes something first: what is refused then has not happened.
+        """
+        return self._watch.places.take(principal)
+
     async def follow(
         self,
         principal: Principal,
@@ -206,17 +213,18 @@ class Chat:
         caller: str,
         *,
         turn_id: str | None = None,
+        place: Place | None = None,
     ) -> Stream:
         """Return a stream of a session's events after ``last_event_id`` (from its start when None or none of its own).
 
         With ``turn_id`` it ends once that turn is done, failed, cancelled or waits for an approval; without, only with
         the session, the credential or the server. ``caller`` is the address that reads. 404; 429 when the principal has
-        too many streams open. The stream counts until its ``close()``::
+        too many streams open and ``place`` was not taken before. The stream counts until its ``close()``::
 
             async for event in stream.events():   # an Event, or None after 15 s of silence: send a comment
         """
         session = await self._session(principal, session_id)
-        place = self._watch.places.take(principal)
+        place = place or self.place(principal)
         return Stream(self._watch, place, principal, session, session_id, last_event_id, caller, turn_id)
 
     async def page(self, principal: Principal, limit: int, cursor: str | None) -> tuple[list[SessionView], str | None]:
@@ -241,7 +249,7 @@ class Chat:
         after, limit = _number(cursor), min(limit, MAX_PAGE)
         reading = self._looking.reading(principal.workspace_id)
         rows = await reading.entries(session.id, after=after, limit=limit + 1, kinds=SHOWN)
-        views = [self._looking.entry_view(entry) for entry in opened(self._vault, rows[:limit])]
+        views = await self._looking.entries(opened(self._vault, rows[:limit]))
         [view] = await self._looking.sessions(principal.workspace_id, [(session, session_id)])
         return view, views, str(views[-1].seq) if len(rows) > limit else None
 
@@ -300,7 +308,7 @@ class Chat:
 
     async def find_call(self, principal: Principal, session_id: str, call_id: str) -> CallView:
         """Return a call of the principal's session as it stands; 404 for any other."""
-        return self._shown(await self._draft(principal, session_id, call_id))
+        return await self._shown(await self._draft(principal, session_id, call_id))
 
     async def edit_call(
         self,
@@ -315,12 +323,13 @@ class Chat:
 
         Returns the call as it stands then: with another digest it waits again, or it has run. 422 with pointers below
         ``/params`` and 403 for a step that is not valid or that policy denies: nothing has changed then. 409 for a
-        call that does not wait for approval (any more), and while another turn of the session runs.
+        call that does not wait for approval (any more), while another turn of the session runs, and when the session
+        has reached one of its bounds.
         """
         draft = await self._draft(principal, session_id, call_id)
         claim = await self._drafts.edit(principal, draft, Edit(params, request_id, client))
         self._runner.begin(claim)
-        return self._shown(await self._performed(draft.session, call_id))
+        return await self._shown(await self._performed(draft.session, call_id))
 
     async def _performed(self, session: SessionRow, call_id: str) -> Draft:
         """Return a call once it is not due any more, or as it stands after a while."""
@@ -338,7 +347,7 @@ class Chat:
         draft = await self._draft(principal, session_id, call_id)
         draft = await self._drafts.withdraw(principal, draft, request_id)
         await self._queue.put(CHAT, draft.row.turn_id)
-        return self._shown(draft)
+        return await self._shown(draft)
 
     async def approval_of_call(self, workspace_id: str, session_id: str, call_id: str) -> str:
         """Return the id of the approval that a call of any session of the workspace waits for.
@@ -367,8 +376,8 @@ class Chat:
     async def _draft(self, principal: Principal, session_id: str, call_id: str) -> Draft:
         return await self._drafts.find(await self._session(principal, session_id), call_id)
 
-    def _shown(self, draft: Draft) -> CallView:
-        return self._looking.call_view(draft.call)
+    async def _shown(self, draft: Draft) -> CallView:
+        return await self._looking.call(draft.call)
 
     async def _session(self, principal: Principal, session_id: str) -> SessionRow:
         hashed = hash_of(session_id)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from pydantic_core import to_json
 
 from relay.catalog import ActionSpec
-from relay.chat.conversation import Conversation
+from relay.chat.conversation import Conversation, opened
 from relay.chat.drafts import Drafts
 from relay.chat.entries import AssistantEntry, Body, Called, CallEntry, Entry, NoteEntry
 from relay.chat.functions import MAX_FUNCTIONS, Offer, is_name, offer, usable
@@ -23,18 +23,20 @@ from relay.chat.sources import Sources
 from relay.chat.speaking import Speaker, Spoken, Topic
 from relay.core.principal import Principal
 from relay.core.problem import AddressNotAllowed, InsufficientScope, Problem, Unavailable
+from relay.gate.ask import AskerReplaced
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
 from relay.planning.narrowing import narrow
+from relay.store.chat import ChatRepository
 from relay.store.chat_reading import ChatReading
 from relay.store.database import Database
 from relay.store.vault import Vault
-from relay.store.writer import StoreUnavailable
+from relay.store.writer import StoreUnavailable, Tx
 
 T = TypeVar("T")
 
 MAX_ALIKE: Final = 2
-"""How often the very same call is performed in one turn."""
+"""How often the very same read is performed in one turn. What changes anything is asked for once."""
 MAX_FENCE: Final = 200
 """How often a turn is taken up before it counts as one that ends every process which does so."""
 _CHAT: Final = frozenset({"chat"})
@@ -52,7 +54,7 @@ HELD_BACK: Final = NoteEntry(
     "held-back", "This has not come to its end yet. As soon as it has, the conversation goes on by itself."
 )
 REPEATED: Final = NoteEntry(
-    "repeated-call", "The same call was asked for again and again, so this was ended here. Nothing was done twice."
+    "repeated-call", "The same call was asked for again and again, so this was ended here."
 )
 SILENT: Final = NoteEntry("no-answer", "The model has given no answer. Say it in other words, or try again.")
 CUT: Final = NoteEntry("answer-cut", "The answer was longer than an answer may be, and ends here.")
@@ -109,16 +111,38 @@ class Work:
         except (LeaseLost, Interrupted):
             raise
         except CancelAsked:
+            await self._take_in()
             await self._cancel()
         except Revoked:
+            await self._take_in()
             await self._finish(End("failed", REVOKED))
         except Problem as problem:
+            await self._take_in()
             await self._finish(End("failed", (_code_of(problem), problem.detail)))
         except StoreUnavailable:  # what a model has said could not be recorded, so nobody may act on it
             await self._finish(End("failed", UNRECORDED))
         except Exception as error:  # a defect must not repeat itself for ever
             log.error("turn %s broke: %s", self._claim.turn.id, type(error).__name__, exc_info=error)
             await self._finish(End("failed", BROKEN))
+
+    async def _take_in(self) -> None:
+        """Record what an earlier holder of the turn has done and not recorded, before the turn ends without it."""
+        try:
+            await self._to_the_end(self._record_what_was_done)
+        except LeaseLost:
+            raise
+        except Exception as error:  # a defect must not keep a turn from ending
+            log.error("turn %s cannot be looked at: %s", self._claim.turn.id, type(error).__name__, exc_info=error)
+
+    async def _record_what_was_done(self) -> None:
+        tools, session, turn = self._tools, self._session, self._claim.turn
+        reading = ChatReading(session.workspace_id, tools.database.reader)
+        entries = opened(tools.vault, await reading.entries_of_turn(turn))
+        for call in Conversation(turn.id, entries).calls():
+            if call.is_due:
+                done = await tools.performing.done_before(session.workspace_id, session.owner_id, call)
+                if done is not None:
+                    await self._journal.called(self._claim, done)
 
     async def _cancel(self) -> None:
         # First what waits: a turn that is over is nobody's to take up again.
@@ -204,14 +228,22 @@ class Work:
         spec = next((spec for spec in await self._specs(principal) if spec.name == call.action), None)
         said = self._conversation.said()
         traced = await self._traced(call, spec)
-        asking = Asking(principal, self._claim.turn.request_id, "" if said is None else said.client, traced.untrusted)
+        client = "" if said is None else said.client
+        asking = Asking(principal, self._claim.turn.request_id, client, traced.untrusted, self._still_held)
         self._hold.ensure()
-        done = await self._insist(lambda: self._tools.performing.perform(asking, spec, call, traced))
+        try:
+            done = await self._insist(lambda: self._tools.performing.perform(asking, spec, call, traced))
+        except AskerReplaced:
+            raise LeaseLost(self._claim.turn.id) from None
         try:
             await self._record(lambda: self._journal.called(self._claim, done))
         except LeaseLost:
             await self._to_the_end(lambda: self._tools.drafts.withdraw_left(principal, self._claim, done))
             raise
+
+    def _still_held(self, tx: Tx) -> bool:
+        turn = self._claim.turn
+        return ChatRepository(turn.workspace_id).holds(tx, turn.id, fence=turn.fence)
 
     async def _traced(self, call: CallEntry, spec: ActionSpec | None) -> Traced:
         reading = ChatReading(self._session.workspace_id, self._tools.database.reader)
@@ -286,14 +318,14 @@ class Work:
 
 
 def without_repetition(conversation: Conversation, calls: Sequence[CallEntry]) -> tuple[list[CallEntry], bool]:
-    """Return new calls, refused where they were made :data:`MAX_ALIKE` times before, and whether any were."""
+    """Return new calls, refused where they were made as often as they may be before, and whether any were."""
     made = Counter(_likeness(call) for call in conversation.asked())
     found: list[CallEntry] = []
     repeated = False
     for call in calls:
         alike = _likeness(call)
         made[alike] += 1
-        if made[alike] > MAX_ALIKE:
+        if made[alike] > (MAX_ALIKE if call.effect == "read" else 1):
             call, repeated = replace(call, status="refused", wanted=None, error=_ALIKE), True
         found.append(call)
     return found, repeated

@@ -1,5 +1,6 @@
 """What a door hands to the gate, what the gate makes of it, and what the door gets back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,7 @@ from relay.catalog import ActionSpec, Rendering
 from relay.core.action import Decision, Failure, Step
 from relay.core.origins import Origins
 from relay.core.principal import Principal
+from relay.store.writer import Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +18,9 @@ class Ask:
     ``untrusted_content`` says that content from outside may have had a say in it. ``origins`` says where its parameters
     came from, None where it comes from no conversation. ``tries_allowed`` is how many more times the effect may be
     tried where a repetition cannot do it twice, ``timeout`` how many seconds each try may take, the action's own when
-    None. ``run_fence`` is the number under which the asker holds its run: an intent is written only while it is still
-    the run's. What only ``reads_version`` is never held back, and refused where it would need an approval.
+    None. ``still`` says, within a transaction, whether the asker still holds what it asks for, and keeps it so until
+    the commit: nothing is begun, nor made to wait, once it says no. What only ``reads_version`` is never held back, and
+    refused where it would need an approval.
     ``key_lasts`` has the idempotency key remembered for as long as what the attempt was given and has led to, for an
     asker that may come back however late.
     """
@@ -33,14 +36,14 @@ class Ask:
     untrusted_content: bool = False
     tries_allowed: int = 0
     timeout: float | None = None
-    run_fence: int | None = None
+    still: Callable[[Tx], bool] | None = None
     reads_version: bool = False
     origins: Origins | None = None
     key_lasts: bool = False
 
 
-class RunTaken(Exception):
-    """The asker does not hold its run any more: another process works on it, or it has ended. Nothing was written."""
+class AskerReplaced(Exception):
+    """The asker's run or turn is not its own any more: taken over, ended or deleted. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,24 +129,36 @@ class Authenticate:
     async def _principal(self, facts: RequestFacts, keepers: Collection[Doorkeeper]) -> Principal:
         key = credential_from(facts.headers)
         if key is None:
-            return self._without_key(facts, keepers)
+            return await self._without_key(facts, keepers)
         for keeper in keepers:
             if (known := keeper.by_key(key)) is not None:
-                return known
+                return await self._let_in(known, facts)
         principal = await self._credentials.authenticate(key, facts.client)
         if principal is None:
             self._onlooker.refused(key, facts.client)
             raise Unauthenticated(INVALID_KEY)
-        if principal.allowed_from is not None and not principal.allowed_from.admits(facts.client):
-            raise AddressNotAllowed("This API key may not be used from your address.")
+        _require_network(principal, facts)
         self._onlooker.admitted(principal, facts.client)
         return principal
 
-    def _without_key(self, facts: RequestFacts, keepers: Collection[Doorkeeper]) -> Principal:
+    async def _let_in(self, known: Principal, facts: RequestFacts) -> Principal:
+        """Return who comes through a door as they stand now, if they may from where they are."""
+        principal = await self._credentials.reload(known.credential_id)
+        if principal is None:
+            raise Unauthenticated(INVALID_KEY)
+        _require_network(principal, facts)
+        return principal
+
+    async def _without_key(self, facts: RequestFacts, keepers: Collection[Doorkeeper]) -> Principal:
         principal = self._anonymous(facts) if self._anonymous is not None else None
         if principal is not None:
             return principal
         for keeper in keepers:
             if (known := keeper.without_key(facts)) is not None:
-                return known
+                return await self._let_in(known, facts)
         raise Unauthenticated(reason="missing_token")
+
+
+def _require_network(principal: Principal, facts: RequestFacts) -> None:
+    if principal.allowed_from is not None and not principal.allowed_from.admits(facts.client):
+        raise AddressNotAllowed("This API key may not be used from your address.")

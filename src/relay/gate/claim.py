@@ -1,11 +1,10 @@
 """What an attempt uses up: a preview, an idempotency key, a place in a run; each leads to one attempt at most."""
 
 from relay.core.problem import Gone
-from relay.gate.ask import Intent, RunTaken
+from relay.gate.ask import AskerReplaced, Intent
 from relay.store.attempts import AttemptRepository
 from relay.store.idempotency import IdempotencyRepository, Remembered
 from relay.store.previews import PreviewRepository
-from relay.store.runs import RunRepository
 from relay.store.writer import Tx
 
 
@@ -17,7 +16,6 @@ class Claim:
         self.attempts = AttemptRepository(principal.workspace_id)
         self._keys = IdempotencyRepository(principal.workspace_id, principal.id)
         self._previews = PreviewRepository(principal.workspace_id, principal.id)
-        self._runs = RunRepository(principal.workspace_id)
         self._ask = intent.ask
         self._idempotency = intent.idempotency
         self._attempt_id = attempt_id
@@ -27,11 +25,11 @@ class Claim:
     def earlier(self, tx: Tx) -> Remembered | None:
         """Return the attempt that this request has led to before; 410 when its preview is spent. Writes nothing.
 
-        :class:`~relay.gate.ask.RunTaken` when the asker does not hold its run any more.
+        :class:`~relay.gate.ask.AskerReplaced` when the asker does not hold any more what it asks for.
         """
         ask, idempotency = self._ask, self._idempotency
-        if ask.run_id is not None and ask.run_fence is not None and not self._runs.holds(tx, ask.run_id, ask.run_fence):
-            raise RunTaken(ask.run_id)
+        if ask.still is not None and not ask.still(tx):
+            raise AskerReplaced
         if idempotency is not None and (found := self._keys.find(tx, idempotency.key_hash, self._at)) is not None:
             return found
         if ask.run_id and ask.step_id and (made := self.attempts.of_run_step(tx, ask.run_id, ask.step_id)) is not None:

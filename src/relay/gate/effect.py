@@ -11,7 +11,7 @@ from relay.core.clock import MICROSECONDS, now
 from relay.core.ids import new_id
 from relay.core.permit import boot_clock
 from relay.core.problem import Problem, QuotaExceeded
-from relay.gate.ask import AttemptState, Intent, RunTaken
+from relay.gate.ask import AskerReplaced, AttemptState, Intent
 from relay.gate.asked import Asked
 from relay.gate.attempts import Attempts, Begun
 from relay.gate.execute import execute
@@ -53,13 +53,15 @@ class Effects:
             # What has been done already may be asked for however often.
             found = None
             if intent.idempotency is not None:
-                found = await self._previews.remembered(intent.principal, intent.idempotency.key_hash)
+                found = await self._previews.remembered(
+                    intent.principal.workspace_id, intent.principal.id, intent.idempotency.key_hash
+                )
             if found is None:
                 raise
             return found
         try:
             done = await run(intent)
-        except (Problem, StoreUnavailable, RunTaken):
+        except (Problem, StoreUnavailable, AskerReplaced):
             await taken.give_back()
             raise
         if isinstance(done, Remembered):

@@ -156,7 +156,7 @@ class Performer:
         await self._require_alive(principal)
         remembered = await self._remembered(principal, ask)
         if remembered is not None:
-            return await self._twin(principal, remembered, None)
+            return await self._twin(principal.workspace_id, remembered, None)
         try:
             spec, step = await self._step(principal, ask)
         except Gone:
@@ -164,7 +164,7 @@ class Performer:
             remembered = await self._remembered(principal, ask)
             if remembered is None:
                 raise
-            return await self._twin(principal, remembered, None)
+            return await self._twin(principal.workspace_id, remembered, None)
         intent = await self._allowed(principal, ask, spec, step)
         if self._probes.of(spec, step.params) is not None:
             seen = await self._bound(intent)
@@ -178,7 +178,7 @@ class Performer:
             await self._checks.refused(intent, problem)
             raise
         if isinstance(done, Remembered):
-            return await self._twin(principal, done, intent.idempotency)
+            return await self._twin(principal.workspace_id, done, intent.idempotency)
         if done.failure is not None:
             # The code alone: what the other side said, and who it is, stays in the attempt.
             about = (done.attempt_id, done.action, done.status, done.failure.code)
@@ -190,13 +190,14 @@ class Performer:
         """Return an action of this installation, whoever may use it, or None."""
         return self._catalog.get(action)
 
-    async def led_to(self, principal: Principal, idempotency_key: str) -> AttemptState | None:
+    async def led_to(self, workspace_id: str, principal_id: str, idempotency_key: str) -> AttemptState | None:
         """Return the attempt that an idempotency key has led to, None when to none.
 
         For an asker that cannot know whether it has asked before: that attempt counts, whatever has changed since.
         """
-        remembered = await self._previews.remembered(principal, sha256_hex(idempotency_key.encode()))
-        return None if remembered is None else await self._twin(principal, remembered, None)
+        key_hash = sha256_hex(idempotency_key.encode())
+        remembered = await self._previews.remembered(workspace_id, principal_id, key_hash)
+        return None if remembered is None else await self._twin(workspace_id, remembered, None)
 
     async def _allowed(
         self, principal: Principal, ask: Ask, spec: ActionSpec, step: Step, *, asked_at: int | None = None
@@ -263,7 +264,8 @@ class Performer:
         """A used preview with its own idempotency key answers what it led to, so the key is looked up first."""
         if ask.preview_id is None or ask.idempotency_key is None:
             return None
-        found = await self._previews.remembered(principal, sha256_hex(ask.idempotency_key.encode()))
+        key_hash = sha256_hex(ask.idempotency_key.encode())
+        found = await self._previews.remembered(principal.workspace_id, principal.id, key_hash)
         if found is not None and found.fingerprint != _preview_fingerprint(ask.preview_id):
             raise _mismatch()
         return found
@@ -278,15 +280,13 @@ class Performer:
         require_scope(principal, spec)
         return spec, make_step(principal, spec, valid_params(spec, ask.params))
 
-    async def _twin(
-        self, principal: Principal, remembered: Remembered, idempotency: Idempotency | None
-    ) -> AttemptState:
+    async def _twin(self, workspace_id: str, remembered: Remembered, idempotency: Idempotency | None) -> AttemptState:
         """Answer for an attempt that exists already, waiting a while for one that still runs."""
         if idempotency is not None and remembered.fingerprint not in ("", idempotency.fingerprint):
             raise _mismatch()
         until = time.monotonic() + TWIN_SECONDS
         while True:
-            state = await self.attempts.state(principal.workspace_id, remembered.subject_id)
+            state = await self.attempts.state(workspace_id, remembered.subject_id)
             left = until - time.monotonic()
             if state.status != "running" or state.held_until is not None or left <= 0:
                 return state

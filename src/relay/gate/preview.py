@@ -96,9 +96,9 @@ class Previews:
         found = await self._vault.open(workspace=principal.workspace_id, purpose=SEEN, record_id=preview_id)
         return None if found is None else found.decode()
 
-    async def remembered(self, principal: Principal, key_hash: str) -> Remembered | None:
+    async def remembered(self, workspace_id: str, principal_id: str, key_hash: str) -> Remembered | None:
         """Return what an idempotency key of this principal stands for."""
-        keys = IdempotencyRepository(principal.workspace_id, principal.id)
+        keys = IdempotencyRepository(workspace_id, principal_id)
         return await keys.look_up(self._database.reader, key_hash, now())
 
     async def open(self, principal: Principal, preview_id: str) -> tuple[PreviewRow, bytes]:

@@ -56,6 +56,7 @@ class Probes:
             untrusted_content=ask.untrusted_content,
             origins=_origins(probe, ask),
             timeout=PROBE_SECONDS,
+            still=ask.still,
             reads_version=True,
         )
         try:

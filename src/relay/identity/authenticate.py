@@ -1,7 +1,8 @@
 """From the text of a key to a principal: parse, hash, look up, each only if the one before allows it."""
 
+import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from relay.core.clock import now
 from relay.core.networks import allow_list
@@ -14,6 +15,7 @@ from relay.identity.peppers import Peppers
 from relay.store.api_keys import ApiKeyRecord, FoundKey, find_by_hash, find_by_id
 from relay.store.cache import GenerationCache
 from relay.store.database import Database
+from relay.store.workspaces import allowed_networks
 
 
 def _nobody(*_: object) -> None:
@@ -84,7 +86,7 @@ class Authenticator:
         """
         standing = self._standing.get(credential_id)
         if standing is not None:
-            return standing
+            return await self._confined(standing)
         living = self._by_id.get(credential_id)
         if living is None:
             generation = self._database.generation.current()
@@ -92,6 +94,18 @@ class Authenticator:
             if living is not None:
                 self._by_id.put(credential_id, living, generation)
         return living.principal if living is not None and now() < living.expires_at else None
+
+    async def _confined(self, standing: Principal) -> Principal:
+        """Return a principal that has no row here; the networks of its workspace bind its key as any other."""
+        if standing.auth_method != "chat_key":
+            return standing
+        living = self._by_id.get(standing.credential_id)
+        if living is None:
+            generation = self._database.generation.current()
+            networks = await allowed_networks(self._database.reader, standing.workspace_id) or ()
+            living = _Living(replace(standing, allowed_from=allow_list(networks, ())), sys.maxsize)
+            self._by_id.put(standing.credential_id, living, generation)
+        return living.principal
 
     async def _look_up(self, key_text: str, client: str) -> _Living | None:
         # Read before the row is: a revocation in between moves it on, and the entry is not kept.

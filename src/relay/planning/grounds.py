@@ -33,7 +33,7 @@ class Grounds:
 
     def of(self, destination: str) -> Ground | None:
         """Say where a recipient or host was named, None when nowhere."""
-        known = destination.casefold()
+        known = destination.lower()
         return "prompt" if known in self.prompt else "context" if known in self.context else None
 
 
@@ -44,7 +44,8 @@ def grounds_of(prompt: str, context: Mapping[str, Any] | None) -> Grounds:
     for quotation in quotations:
         said.update(_whole(quotation))
     given = {name for text in _texts(context) for name in _whole(text)}
-    return Grounds(frozenset(map(str.casefold, said)), frozenset(map(str.casefold, given)))
+    # No case folding: it makes strasse.de of straße.de, which is somebody else's.
+    return Grounds(frozenset(map(str.lower, said)), frozenset(map(str.lower, given)))
 
 
 def apart(prompt: str) -> tuple[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from relay.core.clock import MICROSECONDS, now
 from relay.core.principal import Principal
 from relay.core.problem import Problem, Unauthenticated, Unavailable
 from relay.core.references import BadReference, find_references, resolve
-from relay.gate.ask import Ask, AttemptState, RunTaken
+from relay.gate.ask import Ask, AskerReplaced, AttemptState
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
 from relay.runs.journal import Claim, Journal, LeaseLost
@@ -20,7 +20,7 @@ from relay.runs.steps import Inputs, RunStep, steered, unpack
 from relay.store.database import Database
 from relay.store.runs import RunRepository
 from relay.store.vault import Vault
-from relay.store.writer import StoreUnavailable
+from relay.store.writer import StoreUnavailable, Tx
 from relay.telemetry import context
 from relay.telemetry.spans import root
 from relay.telemetry.traceparent import parse_traceparent
@@ -143,7 +143,7 @@ class Work:
                 return end
         except (LeaseLost, Interrupted, SetAside):
             raise
-        except RunTaken:
+        except AskerReplaced:
             raise LeaseLost(self._claim.run.id) from None
         except Exception as error:  # a defect must not repeat itself for ever, nor pass for a definite outcome
             log.error("step %s of %s broke: %s", step.id, self._claim.run.id, type(error).__name__, exc_info=error)
@@ -177,7 +177,7 @@ class Work:
             step_id=step.id,
             tries_allowed=step.retries,
             timeout=step.timeout_seconds,
-            run_fence=self._claim.fence,
+            still=self._still_held,
             untrusted_content=await self._steered(principal, inputs.steps[: place + 1]),
         )
         try:
@@ -192,6 +192,9 @@ class Work:
             # Its outcome may only not have been written yet: what the table comes to say is what counts.
             return await self._end_of(step.id, state.attempt_id)
         return self._noted(step.id, state) or await self._end_of(step.id, state.attempt_id)
+
+    def _still_held(self, tx: Tx) -> bool:
+        return self._runs.holds(tx, self._claim.run.id, self._claim.fence)
 
     async def _steered(self, principal: Principal, steps: Sequence[RunStep]) -> bool:
         """Say whether content from outside may have had a say in the last of ``steps``.

@@ -29,15 +29,18 @@ def _pattern(name: str, regex: str, *hints: str, keep: int = 0, flags: int = 0) 
 
 
 _ANY: Final = re.IGNORECASE
+# JSON that is a text in JSON has its quotation marks escaped, again for every time that it is put into another.
+_MARKS: Final = r"[\\\"']{0,8}"
 _NAMES: Final = (
     r"(?:pass(?:word|wd|phrase)|pwd|secret|token|credential|pepper|api[_-]?key|private[_-]?key|access[_-]?key"
-    r"|signing[_-]?key|encryption[_-]?key|fernet)[0-9a-z_-]{0,30}[\\\"']{0,2}\s{0,4}[=:]\s{0,4}"
+    r"|signing[_-]?key|encryption[_-]?key|fernet)[0-9a-z_-]{0,30}"
+    rf"{_MARKS}\s{{0,4}}[=:]\s{{0,4}}"
 )
 _NAME_HINTS: Final = (
     *("password", "passwd", "passphrase", "pwd", "secret", "token", "credential", "pepper", "fernet"),
     *(f"{name}{mark}key" for name in ("api", "private", "access", "signing", "encryption") for mark in ("", "_", "-")),
 )
-_HEADERS: Final = r"(?:authorization|cookie|x-api-key)[\\\"']{0,2}\s{0,4}[=:]\s{0,4}(?:b?[\\\"']{1,2})?"
+_HEADERS: Final = rf"(?:authorization|cookie|x-api-key){_MARKS}\s{{0,4}}[=:]\s{{0,4}}(?:b?[\\\"']{{1,8}})?"
 
 PATTERNS: Final[tuple[Pattern, ...]] = (
     _pattern(
@@ -94,7 +97,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         "basic",
         flags=_ANY,
     ),
-    _pattern("named_quoted", rf"{_NAMES}\\?[\"'](?P<secret>[^\"'\r\n]+)", *_NAME_HINTS, flags=_ANY),
+    _pattern("named_quoted", rf"{_NAMES}\\{{0,7}}[\"'](?P<secret>[^\"'\r\n]+)", *_NAME_HINTS, flags=_ANY),
     _pattern("named", rf"{_NAMES}(?P<secret>[^\s\"',;&(){{}}\[\]<>]{{6,}})", *_NAME_HINTS, flags=_ANY),
 )
 """The credentials, in the order in which they are looked for: what says most about itself comes first.
