@@ -146,6 +146,8 @@ class Engine:
             self.places,
             ChatRules(
                 lifetime=settings.chat_session_hours * HOUR,
+                sessions=settings.chat_sessions_per_principal,
+                stored=settings.chat_stored_mib_per_principal * 1024 * 1024,
                 retention=settings.retention_days * DAY,
                 calls_per_turn=settings.chat_calls_per_turn,
                 context_tokens=settings.ai_context_tokens,

@@ -166,6 +166,24 @@ async def test_a_session_has_bounds(
         assert (await world.say(owner, "Hello", view.session_id)).status == "done"
 
 
+async def test_a_principal_has_so_many_sessions_and_bytes_and_no_more(target: Target, tmp_path: Path) -> None:
+    settings = {"CHAT_SESSIONS_PER_PRINCIPAL": "2", "CHAT_STORED_MIB_PER_PRINCIPAL": "1"}
+    async with open_chat(target, tmp_path / "data", **settings) as world:
+        owner, other = await world.key(), await world.key()
+        first = await world.say(owner, "Hello")
+        await world.say(owner, "Hello")
+        with pytest.raises(Conflict) as refused:
+            await world.send(owner, "Hello")
+        assert refused.value.extensions["limit"] == "sessions"
+        await world.say(other, "Hello")
+        await world.chat.delete(owner, first.session_id, REQUEST)
+        again = await world.say(owner, "Hello")
+        many = "x" * 1024 * 1024
+        with pytest.raises(Conflict) as refused:
+            await world.send(owner, many, again.session_id)
+        assert refused.value.extensions["limit"] == "stored"
+
+
 @pytest.mark.parametrize(("bound", "limit"), [("MAX_ENTRIES", "entries"), ("MAX_BYTES", "bytes")])
 async def test_edits_fill_no_session_beyond_its_bounds(
     target: Target, tmp_path: Path, bound: str, limit: str, monkeypatch: pytest.MonkeyPatch

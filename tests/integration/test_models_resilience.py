@@ -208,6 +208,79 @@ async def _fails_and_recovers(asker: Asker, server: ModelServer) -> None:
     assert len(server.asked) == FAILURES + 1
 
 
+VENDOR_SECRET = "sk-" + "Q7zX" * 8
+TELLING = "You sent \n\x1b[31mnonsense with " + VENDOR_SECRET + " " + "y" * 300
+
+
+@WAYS
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429])
+async def test_the_log_says_where_why_and_in_which_words_a_model_refuses_and_callers_do_not_hear_it(
+    asker: Asker, server: ModelServer, caplog: pytest.LogCaptureFixture, status: int, streamed: bool
+) -> None:
+    error = {"message": TELLING, "type": "never-shown", "code": "no_such_thing"}
+    server.reply(raw({"error": error, "more": "never-shown"}, status=status))
+    with pytest.raises(ModelUnavailable) as refused:
+        await asker.ask(streamed=streamed)
+    (line,) = [one for one in caplog.records if one.name == "relay.llm"]
+    told = line.getMessage()
+    assert line.levelname == "WARNING"
+    assert f"(HTTP {status} from 127.0.0.1:{server.port}): You sent \\u001b[31mnonsense with sk-***" in told
+    words = told.partition("): ")[2]
+    assert len(words) == 200 and words.endswith("y…") and told.isprintable()
+    assert VENDOR_SECRET[3:] not in caplog.text and "never-shown" not in caplog.text
+    problem = str(refused.value) + str(refused.value.extensions)
+    assert "You sent" not in problem and "127.0.0.1" not in problem and str(status) not in problem
+
+
+async def test_a_key_that_a_service_repeats_is_not_in_the_log(
+    server: ModelServer, sqlite_target: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.key = "plain-words-for-a-key"
+    given = server.settings
+    server.key = None
+    server.reply(fail(401, f"Incorrect API key provided: {given['OPENAI_API_KEY']}."))
+    async with open_models(sqlite_target, tmp_path, server, **given) as asker:
+        with pytest.raises(ModelUnavailable):
+            await asker.ask()
+    assert "): Incorrect API key provided: ***." in caplog.text
+    assert "plain-words" not in caplog.text
+
+
+async def test_of_a_service_that_fails_or_is_away_the_log_says_where(
+    server: ModelServer, sqlite_target: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.reply(fail(500, "inner-words"))
+    async with open_models(sqlite_target, tmp_path, server) as asker:
+        with pytest.raises(ModelUnavailable):
+            await asker.ask()
+    assert f"says that it has failed (HTTP 500 from 127.0.0.1:{server.port})" in caplog.text
+    assert "inner-words" not in caplog.text
+    server.scheme, server.port = "http", 1  # nobody listens there
+    async with open_models(sqlite_target, tmp_path, server) as asker:
+        with pytest.raises(ModelUnavailable):
+            await asker.ask()
+    assert "the first model cannot be reached (127.0.0.1:1)" in caplog.text
+
+
+async def test_a_breaker_that_opens_and_closes_is_in_the_log_once_each(
+    asker: Asker, server: ModelServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    breaker = asker.models._candidates[0].breaker
+    server.script = lambda _: fail(500)
+    for _ in range(FAILURES + 2):
+        if breaker._opened is not None:
+            breaker._opened -= 1000  # the pause is over
+        with pytest.raises(ModelUnavailable):
+            await asker.ask()
+    assert caplog.text.count("its breaker has opened") == 1 and "closed" not in caplog.text
+    assert breaker._opened is not None
+    breaker._opened -= 1000
+    server.script = lambda _: say("well again")
+    for _ in range(2):
+        await asker.ask()
+    assert caplog.text.count("its breaker has closed") == 1
+
+
 async def test_questions_that_a_model_refuses_do_not_take_it_from_others(asker: Asker, server: ModelServer) -> None:
     server.script = lambda asked: fail(400) if asked.said == "bad" else say("ok")
     for _ in range(FAILURES * 2):

@@ -140,6 +140,19 @@ async def test_other_vendors_misbehave_and_that_is_a_503(
         assert len(server.asked) == 1  # no library asks again by itself
 
 
+@WAYS
+@VENDORS
+async def test_other_vendors_words_about_a_refusal_are_in_the_log(
+    sqlite_target: Target, tmp_path: Path, vendor: str, streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_model_server() as server:
+        server.reply(fail(404, "no such model here"))
+        async with open_models(sqlite_target, tmp_path, server, **settings_of(vendor, server)) as asker:
+            with pytest.raises(ModelUnavailable):
+                await asker.ask(streamed=streamed)
+        assert f"(HTTP 404 from 127.0.0.1:{server.port}): no such model here" in caplog.text
+
+
 @pytest.mark.parametrize("vendor", ["openai", "anthropic", "google"])
 async def test_nothing_of_the_environment_reaches_a_model(
     sqlite_target: Target,

@@ -99,6 +99,18 @@ async def test_injected_instructions_add_no_recipient_and_what_is_named_is_held(
     await gateway.post(f"/ai/jobs/{accepted['run_id']}/cancel", key=agent)
 
 
+async def test_a_summary_of_what_a_model_wrote_has_no_picture_and_the_parameters_are_exact(
+    both: tuple[Gateway, ModelServer],
+) -> None:
+    gateway, server = both
+    picture = "![x](https://evil.example/?d=1)"
+    server.reply(plan_of(step("email.send", to=["zoe@elsewhere.example"], subject=picture, text="Hello")))
+    plan = await ask(gateway, "email zoe@elsewhere.example about the picture saying Hello")
+    (one,) = plan["steps"]
+    assert one["params"]["subject"] == picture
+    assert "https://" not in one["summary"] and "evil" in one["summary"]
+
+
 MISBEHAVIOURS: dict[str, tuple[Any, str]] = {
     "prose": (say("I would rather write a poem."), "The model gave no plan."),
     "malformed": (say("", call("propose_plan", '{"steps": [')), "it is not JSON"),

@@ -3,15 +3,23 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+import relay.gate.decide
+import relay.gate.perform
+from relay.core.action import Decision
 from relay.core.principal import Principal
 from relay.core.references import RESULT_OF
-from relay.gate.ask import Ask
+from relay.gate.ask import Ask, AskerReplaced, AttemptState
+from relay.gate.perform import Performer
 from relay.runs.changes import Changes
 from relay.runs.journal import Claim, Journal, LeaseLost
 from relay.runs.machine import StepEnd, end_of_attempt
+from relay.store.query import Query
+from relay.store.tables.gateway import runs
 from relay.store.target import Target
 from tests.runs_world import RunsHouse, World, runs_house, said, statuses
 
@@ -130,6 +138,42 @@ async def test_whoever_lost_the_lease_can_write_nothing_more(target: Target) -> 
         await slow.release(old)
         assert (await house.runs.find(who, run_id)).lease_owner == "new"
         assert await slow.renew(new)
+
+
+async def test_a_step_of_a_run_that_was_taken_over_does_not_begin(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    performed, reached, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    came_to: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    perform = Performer.perform
+
+    async def decide(*given: Any) -> Decision:
+        if performed.is_set():
+            reached.set()
+            await go_on.wait()
+        return await relay.gate.decide.decide(*given)
+
+    async def watched(gate: Performer, principal: Principal, ask: Ask) -> AttemptState:
+        performed.set()
+        try:
+            state = await perform(gate, principal, ask)
+        except BaseException as error:
+            came_to.set_result(error)
+            raise
+        came_to.set_result(None)
+        return state
+
+    async with runs_house(target, sole_process=False) as house:
+        who, _ = await house.key()
+        monkeypatch.setattr(relay.gate.perform, "decide", decide)
+        monkeypatch.setattr(Performer, "perform", watched)
+        run_id = await house.start_run(who, said("late"))
+        await asyncio.wait_for(reached.wait(), 60)
+        await house.database.writer.run(lambda tx: tx.run(Query(update(runs).values(lease_until=1))))
+        assert await Journal(house.database, Changes(), lease_seconds=3600).claim(run_id, "other") is not None
+        go_on.set()
+        assert isinstance(await asyncio.wait_for(came_to, 60), AskerReplaced)
+        assert house.world.texts == []
 
 
 async def test_an_attempt_that_nobody_knows_the_end_of_makes_the_run_unknown(target: Target) -> None:

@@ -147,6 +147,22 @@ class TestWarnings:
         }
         assert warnings(load(proper)) == [] == warnings(load({}))
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1"),
+            ("ANTHROPIC_API_KEY", "sk-given-1"),
+            ("ANTHROPIC_BASE_URL", "https://models.example.com"),
+            ("GOOGLE_API_KEY", "given-2"),
+            ("GOOGLE_BASE_URL", "https://models.example.com"),
+        ],
+    )
+    def test_a_models_place_or_key_without_a_model(self, name: str, value: str) -> None:
+        (found,) = [line for line in warnings(load({name: value})) if line.startswith("AI_MODEL")]
+        assert "no model is asked until it names one" in found and name in found and value not in found
+        for model in ({"AI_MODEL": "m"}, {"OPENAI_API_KEY": "sk-given-3"}):
+            assert not [line for line in warnings(load({name: value, **model})) if "no model is asked" in line]
+
     def test_https_that_nobody_can_attest(self) -> None:
         found = warnings(load({"RELAY_PUBLIC_URL": "https://relay.example.com"}))
         assert any("TRUSTED_PROXIES is not set" in line for line in found)

@@ -26,6 +26,7 @@ from tests.doctor_kit import (
     sound,
 )
 
+PRICED = {"AI_MODEL": "own", "AI_PRICES": "own=1/10"}
 LOCAL = {"RELAY_ENV": "local", "RELAY_PUBLIC_URL": "", "TRUSTED_PROXIES": ""}
 
 
@@ -64,10 +65,16 @@ BAD: dict[str, list[tuple[Facts, str]]] = {
         (sound(ANTHROPIC_BASE_URL="http://vllm:8000", GOOGLE_BASE_URL="http://localhost.example.com"), "GOOGLE_BASE"),
     ],
     "model-budgets": [
-        (sound(AI_DAILY_BUDGET_USD="0"), "nothing may be spent, so that no model is asked"),
+        (sound(AI_DAILY_BUDGET_USD="0"), "nothing can be asked: AI_DAILY_BUDGET_USD is below the"),
+        # 2,048 tokens out at 10 and 1,000 in at 1 dollar for a million.
+        (sound(CHAT_SESSION_BUDGET_USD="0.0214", **PRICED), "the 0.0215 US dollars that one question to own may cost"),
+        (sound(AI_DAILY_BUDGET_USD="0.0214", **PRICED), "AI_DAILY_BUDGET_USD is below"),
+        (sound(AI_DAILY_BUDGET_USD="0.05", AI_MAX_OUTPUT_TOKENS="5000", **PRICED), "0.0510 US dollars"),
         (sound(CHAT_SESSION_BUDGET_USD="0", AI_PRICES="other=0/0"), "CHAT_SESSION_BUDGET_USD"),
         (sound(CHAT_SESSION_BUDGET_USD="0", AI_MODEL="own", AI_PRICES="own=0/0.01"), "CHAT_SESSION_BUDGET_USD"),
-        (sound(AI_DAILY_BUDGET_USD="0", AI_MODEL="own", AI_FALLBACK_MODEL="gpt-5", AI_PRICES="own=0/0"), "AI_DAILY"),
+        (sound(AI_DAILY_BUDGET_USD="0", AI_MODEL="own", AI_FALLBACK_MODEL="gpt-5", AI_PRICES="own=0/0"), "gpt-5 may"),
+    ],
+    "model-budget-sizes": [
         (sound(AI_DAILY_BUDGET_USD="201"), "AI_DAILY_BUDGET_USD (default 2)"),
         (sound(CHAT_SESSION_BUDGET_USD="50.01"), "CHAT_SESSION_BUDGET_USD (default 0.50)"),
     ],
@@ -217,8 +224,9 @@ GOOD: dict[str, list[Facts]] = {
     ],
     "model-budgets": [
         sound(AI_DAILY_BUDGET_USD="0", AI_MODEL="own", AI_PRICES="own=0/0"),
-        sound(AI_DAILY_BUDGET_USD="200", CHAT_SESSION_BUDGET_USD="50"),
+        sound(AI_DAILY_BUDGET_USD="0.0215", CHAT_SESSION_BUDGET_USD="0.0215", **PRICED),
     ],
+    "model-budget-sizes": [sound(AI_DAILY_BUDGET_USD="200", CHAT_SESSION_BUDGET_USD="50")],
     "link-hosts": [sound(AI_LINK_HOSTS="")],
     "model-record": [sound(AI_RECORD="true", RELAY_ENV="local")],
     "cors": [sound(CORS_ORIGINS="none"), sound(RELAY_ENV="local", CORS_ORIGINS="")],
@@ -324,9 +332,15 @@ def test_refused_settings_fail_and_leave_out_what_needs_them() -> None:
     assert finding("python", refused).status == "pass"
 
 
-def test_budgets_of_models_are_not_judged_without_a_model() -> None:
-    without = finding("model-budgets", sound(OPENAI_API_KEY="", AI_DAILY_BUDGET_USD="0"))
+@pytest.mark.parametrize("check", ["model-budgets", "model-budget-sizes"])
+def test_budgets_of_models_are_not_judged_without_a_model(check: str) -> None:
+    without = finding(check, sound(OPENAI_API_KEY="", AI_DAILY_BUDGET_USD="0"))
     assert (without.status, without.detail) == ("skip", "no model is configured")
+
+
+def test_budgets_are_not_judged_by_a_model_that_start_up_refuses() -> None:
+    found = finding("model-budgets", sound(AI_MODEL="nobody-has-priced-it"))
+    assert found.status == "skip" and "there is no price for nobody-has-priced-it" in found.detail
 
 
 def test_a_database_that_is_away_fails_and_leaves_out_what_stands_in_it() -> None:

@@ -1,6 +1,7 @@
 """The parts of the door to models, each by itself: prices, what start-up refuses, estimates, the breaker, text."""
 
 import importlib.util
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from relay.llm.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker, State
 from relay.llm.choice import Choice, choices
@@ -26,6 +28,7 @@ from relay.llm.messages import (
 )
 from relay.llm.prices import BILLIONTHS, GivenPrice, price_of, to_billionths
 from relay.llm.redacting import redacted
+from relay.llm.vendor_words import MOST, excerpt
 from relay.settings import SettingsError, load_settings
 from tests.model_server import KEY
 
@@ -78,6 +81,55 @@ def test_start_up_refuses_a_model_that_cannot_be_asked(tmp_path: Path) -> None:
     assert "AI_MODEL:" in both and "AI_FALLBACK_MODEL:" in both
 
 
+@pytest.mark.parametrize("name", ["anthropic:", "google:", "openai:"])
+def test_a_vendor_alone_is_no_model(tmp_path: Path, name: str) -> None:
+    assert "AI_MODEL: must be the name of a model" in refusal(tmp_path, AI_MODEL=name, OPENAI_API_KEY=KEY)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/chat/completions/", "/openai/v1/Chat/Completions"])
+def test_a_base_url_ends_before_what_relay_adds(tmp_path: Path, path: str) -> None:
+    said = refusal(tmp_path, OPENAI_BASE_URL=f"http://127.0.0.1:11434{path}", AI_MODEL="m", AI_PRICES="m=0/0")
+    assert "OPENAI_BASE_URL: must end before /chat/completions, which Relay adds: http://127.0.0.1:11434/v1" in said
+
+
+def test_a_base_url_that_is_none_is_refused_with_one_as_it_should_be(tmp_path: Path) -> None:
+    assert "must look like http://127.0.0.1:11434/v1," in refusal(tmp_path, OPENAI_BASE_URL="localhost:11434")
+    for vendor in ("ANTHROPIC", "GOOGLE"):
+        said = refusal(tmp_path, **{f"{vendor}_BASE_URL": "ftp://models"})
+        assert f"{vendor}_BASE_URL: must look like https://models.example.com," in said
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "no", "code": "bad_key"}}', "no: bad_key"),
+        (b'{"error": {"message": "no", "code": 404, "status": "NOT_FOUND"}}', "no: 404"),
+        (b'[{"error": {"message": "no"}}]', "no"),
+        (b'{"error": "no such model"}', "no such model"),
+        (b'{"object": "error", "message": "no", "code": 400}', "no: 400"),
+        (b'{"detail": "Not Found"}', "Not Found"),
+        (b'{"error": {"message": {"a": 1}, "code": null}}', ""),
+        (b'{"error": {"message": "password=hunter2hunter2"}}', "password=***"),
+        (b'{"error": {"message": "' + b"sk-" + b"a1B2" * 100 + b'"}}', "sk-***"),
+        (b"<html>no</html>", ""),
+        (b"[" * 60_000, ""),
+        (b"[]", ""),
+        (b"7", ""),
+        (b"\xff\xfe", ""),
+        (b"", ""),
+    ],
+)
+def test_what_a_service_says_about_a_refusal_is_found_wherever_services_put_it(body: bytes, words: str) -> None:
+    assert excerpt(body, None) == words
+
+
+@given(st.text(max_size=600), st.text(max_size=20))
+def test_an_excerpt_is_one_short_line_whatever_is_said(message: str, code: str) -> None:
+    told = excerpt(json.dumps({"error": {"message": message, "code": code}}).encode(), SecretStr("k3y-k3y"))
+    assert len(told) <= MOST and (told.isprintable() or not told)
+    assert "k3y-k3y" not in told
+
+
 def test_start_up_refuses_a_model_without_a_price(tmp_path: Path) -> None:
     local = {"OPENAI_BASE_URL": "http://127.0.0.1:11434/v1", "AI_MODEL": "my-llama"}
     assert "set AI_PRICES=my-llama=IN/OUT" in refusal(tmp_path, **local)
@@ -122,7 +174,10 @@ def test_a_key_does_not_cross_strange_networks_in_the_clear(tmp_path: Path, url:
     given = {"OPENAI_BASE_URL": url, "AI_MODEL": "m", "AI_PRICES": "m=0/0"}
     assert chosen(tmp_path, **given)  # without a key there is nothing to be read
     if refused:
-        assert "in the clear" in refusal(tmp_path, OPENAI_API_KEY=KEY, **given)
+        more = {"AI_FALLBACK_MODEL": "n", "AI_PRICES": "m=0/0,n=0/0"}
+        said = refusal(tmp_path, OPENAI_API_KEY=KEY, **given | more)
+        assert said.count("  OPENAI_BASE_URL: begins with http://") == 1 and "in the clear; write https://" in said
+        assert "AI_MODEL:" not in said and "AI_FALLBACK_MODEL:" not in said
     else:
         assert chosen(tmp_path, OPENAI_API_KEY=KEY, **given)
 

@@ -37,12 +37,17 @@ class Begun:
 
 
 class Beginning:
-    """Begins turns. ``lifetime`` is how long after its last message a session is kept, in microseconds."""
+    """Begins turns. ``lifetime`` is how long after its last message a session is kept, in microseconds.
 
-    def __init__(self, journal: Journal, vault: Vault, *, lifetime: int) -> None:
+    ``sessions`` is how many of them one principal may have at once, ``stored`` how many bytes they may hold together.
+    """
+
+    def __init__(self, journal: Journal, vault: Vault, *, lifetime: int, sessions: int, stored: int) -> None:
         self._journal = journal
         self._vault = vault
         self._lifetime = lifetime
+        self._sessions = sessions
+        self._stored = stored
 
     async def begin(self, principal: Principal, said: Said, *, kind: str, holder: str) -> Begun:
         """Make what is said durable as a turn that ``holder`` holds. 404 and 409 as :meth:`Chat.send` says."""
@@ -62,6 +67,7 @@ class Beginning:
             session = self._session(tx, rows, principal, hashed, at, created=created)
             _require_turn(session)
             require_room(session, size)
+            self._require_share(rows.kept(tx, principal.id, at), size, created=created)
             _require_idle(rows.unfinished(tx, hashed))
             if sealed is not None:
                 rows.insert_session(tx, session)
@@ -91,6 +97,14 @@ class Beginning:
 
         claim, seq = await self._journal.write(unit, hashed)
         return Begun(claim, session_id, created, seq)
+
+    def _require_share(self, kept: tuple[int, int], size: int, *, created: bool) -> None:
+        """Refuse (409) what would fill the database in one principal's name."""
+        sessions, stored = kept
+        if created and sessions >= self._sessions:
+            raise _spread("sessions", self._sessions, f"{self._sessions} sessions")
+        if stored + size > self._stored:
+            raise _spread("stored", self._stored, f"{self._stored // 1024 // 1024} MiB in sessions")
 
     def _session(
         self, tx: Tx, rows: ChatRepository, principal: Principal, hashed: str, at: int, *, created: bool
@@ -151,6 +165,10 @@ def require_room(session: SessionRow, size: int) -> None:
 
 def _full(limit: str, most: int, what: str) -> Conflict:
     return Conflict(f"A session holds {what} at most; begin a new one.", limit=limit, most=most)
+
+
+def _spread(limit: str, most: int, what: str) -> Conflict:
+    return Conflict(f"A principal has {what} at most; delete some, or wait until they expire.", limit=limit, most=most)
 
 
 def _require_idle(turns: list[TurnRow]) -> None:

@@ -52,9 +52,14 @@ _EDIT_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ChatRules:
-    """What settings say about the chat. ``lifetime`` and ``retention`` are in microseconds, ``grace`` in seconds."""
+    """What settings say about the chat. ``lifetime`` and ``retention`` are in microseconds, ``grace`` in seconds.
+
+    One principal has at most ``sessions`` sessions, which hold at most ``stored`` bytes.
+    """
 
     lifetime: int
+    sessions: int
+    stored: int
     retention: int
     calls_per_turn: int
     context_tokens: int
@@ -130,7 +135,9 @@ class Chat:
             rules.actions_enabled,
         )
         self._runner = Runner(tools, self._looking, self._changes, queue, sweep_seconds=sweep_seconds)
-        self._beginning = Beginning(self._journal, vault, lifetime=rules.lifetime)
+        self._beginning = Beginning(
+            self._journal, vault, lifetime=rules.lifetime, sessions=rules.sessions, stored=rules.stored
+        )
         self._watch = Watch(
             database,
             vault,

@@ -53,9 +53,7 @@ HELD: Final = NoteEntry(
 HELD_BACK: Final = NoteEntry(
     "held-back", "This has not come to its end yet. As soon as it has, the conversation goes on by itself."
 )
-REPEATED: Final = NoteEntry(
-    "repeated-call", "The same call was asked for again and again, so this was ended here."
-)
+REPEATED: Final = NoteEntry("repeated-call", "The same call was asked for again and again, so this was ended here.")
 SILENT: Final = NoteEntry("no-answer", "The model has given no answer. Say it in other words, or try again.")
 CUT: Final = NoteEntry("answer-cut", "The answer was longer than an answer may be, and ends here.")
 CANCELLED: Final = NoteEntry("cancelled", "This was cancelled.")

@@ -20,7 +20,8 @@ class Proposal:
     """What a planner answers.
 
     ``steps`` is empty when the planner will not guess; ``explanation`` then says what is missing.
-    ``confidence`` lies between 0 and 1. ``planner`` names who proposed it.
+    ``confidence`` lies between 0 and 1. ``planner`` names who proposed it. ``link_hosts`` are the hosts to
+    which links in what is told about its steps may stay; None where nobody but the caller has had a say in them.
     """
 
     intent: str
@@ -29,3 +30,4 @@ class Proposal:
     explanation: str
     planner: str
     warnings: tuple[str, ...] = field(default=())
+    link_hosts: frozenset[str] | None = None

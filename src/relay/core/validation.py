@@ -28,5 +28,8 @@ def printable(text: str) -> str:
 def invalid(error: ValidationError, prefix: str = "") -> Invalid:
     """Return pydantic's findings as a problem."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    errors = [{"pointer": prefix + pointer_of(item["loc"]), "message": item["msg"].removeprefix("Value error, ")} for item in found[:20]]
+    errors = [
+        {"pointer": prefix + pointer_of(item["loc"]), "message": item["msg"].removeprefix("Value error, ")}
+        for item in found[:20]
+    ]
     return Invalid("The request is not valid; see errors.", errors=errors)

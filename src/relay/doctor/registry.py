@@ -136,9 +136,17 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check(
         "model-budgets",
         "settings",
-        "models may be asked, and not without end",
-        "warn",
+        "one question fits into the budgets",
+        "fail",
         models.budgets,
+        "raise AI_DAILY_BUDGET_USD and CHAT_SESSION_BUDGET_USD, or lower AI_MAX_OUTPUT_TOKENS",
+    ),
+    Check(
+        "model-budget-sizes",
+        "settings",
+        "what models cost has an end",
+        "warn",
+        models.budget_sizes,
         "set AI_DAILY_BUDGET_USD and CHAT_SESSION_BUDGET_USD to what you would pay",
     ),
     Check(

@@ -37,6 +37,7 @@ class Exchange:
 
     ``most`` bounds the bytes of the answer and ``idle`` the seconds between two pieces of it. ``sent`` is set before
     anything is; ``received`` counts bytes of the answer's body; ``broken`` says what ended it before its time.
+    ``refusal`` is the body of an answer with a status of 4xx, of :data:`MAX_ERROR` bytes at most.
     """
 
     most: int
@@ -46,6 +47,7 @@ class Exchange:
     retry_after: str | None = None
     received: int = 0
     broken: Broken | None = None
+    refusal: bytes = field(default=b"", repr=False)
 
 
 EXCHANGE: Final[ContextVar[Exchange | None]] = ContextVar("relay_model_exchange", default=None)
@@ -150,6 +152,7 @@ class _Bounded(httpx2.AsyncByteStream):
         self._response = response
         self._exchange = exchange
         self._most = exchange.most if response.status_code < 400 else min(exchange.most, MAX_ERROR)
+        self._refused = 400 <= response.status_code < 500
         self._lines = response.headers.get("content-type", "").strip().lower().startswith("text/event-stream")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -162,6 +165,8 @@ class _Bounded(httpx2.AsyncByteStream):
             if exchange.received > self._most or line > MAX_LINE:
                 exchange.broken = "too_large"
                 raise httpx2.RemoteProtocolError("the answer is larger than an answer may be")
+            if self._refused:
+                exchange.refusal += chunk
             yield chunk
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:

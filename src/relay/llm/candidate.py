@@ -6,12 +6,14 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
-from relay.llm.breaker import Breaker
+from relay.llm.breaker import Breaker, State
 from relay.llm.choice import Choice
 from relay.llm.counts import Counts
 from relay.llm.failure import NoAnswer
 from relay.llm.messages import Piece, Question
+from relay.llm.vendor_words import excerpt
 
 if TYPE_CHECKING:
     from relay.llm.translate import Said
@@ -25,8 +27,10 @@ class Candidate:
 
     def __init__(self, choice: Choice, counts: Counts, load: "Callable[[Choice], Wire]") -> None:
         self.choice: Final = choice
-        self.breaker: Final = Breaker(lambda state: counts.breaker(choice.label, state))
         self._counts = counts
+        self._resting = False
+        self._place = urlsplit(choice.base_url).netloc
+        self.breaker: Final = Breaker(self._changed)
         self._load = load
         self._wire: Wire | None = None
         self._loading = asyncio.Lock()
@@ -73,7 +77,24 @@ class Candidate:
                 outcome = failure.reason
                 if failure.counts:
                     trial.failed()
-                log.warning("the %s model %s", label, failure)
+                self._log(failure)
                 raise
             finally:
                 self._counts.asked(label, outcome, time.monotonic() - begun)
+
+    def _log(self, failure: NoAnswer) -> None:
+        """Say in the log what callers are not told: where, with which status, and in which words of the service."""
+        status = f"HTTP {failure.status} from " if failure.status is not None else ""
+        words = excerpt(failure.refusal, self.choice.key)
+        told = f": {words}" if words else ""
+        log.warning("the %s model %s (%s%s)%s", self.choice.label, failure, status, self._place, told)
+
+    def _changed(self, state: State) -> None:
+        label = self.choice.label
+        self._counts.breaker(label, state)
+        if state == "open" and not self._resting:
+            self._resting = True
+            log.warning("the %s model (%s) has failed too often: its breaker has opened", label, self._place)
+        elif state == "closed" and self._resting:
+            self._resting = False
+            log.warning("the %s model (%s) answers again: its breaker has closed", label, self._place)

@@ -50,6 +50,10 @@ class Choice:
         return self.vendor == "openai" and host.endswith(("api.openai.com", ".azure.com"))
 
 
+class _WrongPlace(Exception):
+    """A base URL must not be used. The text begins with its setting, not with the model that would be asked there."""
+
+
 def choices(settings: Settings) -> tuple[Choice, ...]:
     """Return the models of these settings in the order in which they are asked; none where there is none.
 
@@ -66,10 +70,12 @@ def choices(settings: Settings) -> tuple[Choice, ...]:
     for label, setting, name in named:
         try:
             found.append(_choice(settings, label, name))
+        except _WrongPlace as error:
+            problems.append(str(error))
         except ValueError as error:
             problems.append(f"{setting}: {error}")
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError(list(dict.fromkeys(problems)))
     return tuple(found)
 
 
@@ -97,8 +103,9 @@ def _choice(settings: Settings, label: Label, name: str) -> Choice:
         )
     base_url = given or URLS[vendor]
     if key is not None and _in_the_clear(base_url):
-        raise ValueError(
-            f"{variable}_BASE_URL begins with http://: {variable}_API_KEY would cross the network in the clear"
+        raise _WrongPlace(
+            f"{variable}_BASE_URL: begins with http://, and {variable}_API_KEY would cross the network in the clear; "
+            f"write https://, or leave {variable}_API_KEY out where the service wants no key"
         )
     price = price_of(name, model, base_url, vendor, settings.ai_prices)
     if price is None:

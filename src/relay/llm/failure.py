@@ -1,7 +1,7 @@
 """Why a model gave no answer, judged by what the socket saw: what may be asked again, what it may have cost."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal, Protocol
 
@@ -47,15 +47,22 @@ class Seen(Protocol):
     def received(self) -> int: ...
     @property
     def broken(self) -> str | None: ...
+    @property
+    def refusal(self) -> bytes: ...
 
 
 @dataclass(eq=False)
 class NoAnswer(Exception):
-    """A model gave no answer. ``began`` says that a piece of one had come."""
+    """A model gave no answer. ``began`` says that a piece of one had come.
+
+    ``status`` and ``refusal`` (the body that came with a 4xx) are for the log: callers learn neither.
+    """
 
     reason: Reason
     retry_after: float | None = None
     began: bool = False
+    status: int | None = None
+    refusal: bytes = field(default=b"", repr=False)
 
     def __str__(self) -> str:
         return WORDS[self.reason]
@@ -78,7 +85,7 @@ class NoAnswer(Exception):
 
 def judge(seen: Seen, *, timed_out: bool, began: bool) -> NoAnswer:
     """Return what has happened. ``timed_out``: the time for an answer is over."""
-    return NoAnswer(_reason(seen, timed_out=timed_out), seconds_of(seen.retry_after), began)
+    return NoAnswer(_reason(seen, timed_out=timed_out), seconds_of(seen.retry_after), began, seen.status, seen.refusal)
 
 
 def _reason(seen: Seen, *, timed_out: bool) -> Reason:

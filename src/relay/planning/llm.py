@@ -62,6 +62,7 @@ class ModelPlanner:
             explanation=harmless(_explanation(answer.model, read, checked), hosts),
             planner=self.name,
             warnings=tuple(harmless(warning, hosts) for warning in warnings),
+            link_hosts=frozenset(hosts),
         )
 
 

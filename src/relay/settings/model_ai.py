@@ -1,6 +1,7 @@
 """The settings of language models and of the chat."""
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
@@ -13,8 +14,11 @@ DEFAULT_MODEL: Final = "gpt-5-mini"
 CHAT_SCOPES: Final = ("chat", "actions:preview", "actions:execute")
 """All that a door without a personal credential can ever have."""
 
-_MODEL: Final = re.compile(r"(?:(?:openai|anthropic|google):)?[A-Za-z0-9][A-Za-z0-9._/:@-]{0,127}", re.ASCII)
+_MODEL: Final = re.compile(
+    r"(?!(?:openai|anthropic|google):\Z)(?:(?:openai|anthropic|google):)?[A-Za-z0-9][A-Za-z0-9._/:@-]{0,127}", re.ASCII
+)
 _VENDOR_KEY: Final = re.compile(r"[!-~]{1,512}", re.ASCII)
+_COMPLETIONS: Final = "/chat/completions"
 _PRICE: Final = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._/:@-]{0,127})=([0-9]{1,6}(?:\.[0-9]{1,4})?)/([0-9]{1,6}(?:\.[0-9]{1,4})?)"
 )
@@ -28,6 +32,23 @@ def _model(text: Any) -> str:
     if not _MODEL.fullmatch(text):
         raise ValueError("must be the name of a model, such as gpt-5-mini, or anthropic: or google: and one")
     return str(text)
+
+
+def _base_url(example: str) -> Callable[[Any], str]:
+    def parsed(text: Any) -> str:
+        try:
+            return parse.http_url(text)
+        except ValueError:
+            raise ValueError(f"must look like {example}, without credentials, query and fragment") from None
+
+    return parsed
+
+
+def _openai_base_url(text: Any) -> str:
+    url = _base_url("http://127.0.0.1:11434/v1")(text)
+    if url.lower().endswith(_COMPLETIONS):
+        raise ValueError(f"must end before {_COMPLETIONS}, which Relay adds: http://127.0.0.1:11434/v1")
+    return url
 
 
 def _vendor_key(secret: Any) -> SecretStr:
@@ -74,7 +95,7 @@ class AiSettings(BaseModel):
     openai_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key), MadeElsewhere()] = Field(
         default=None, description="Key of OpenAI, or of the compatible service that `OPENAI_BASE_URL` names."
     )
-    openai_base_url: Annotated[str | None, BeforeValidator(parse.http_url)] = Field(
+    openai_base_url: Annotated[str | None, BeforeValidator(_openai_base_url)] = Field(
         default=None,
         json_schema_extra={"shown_default": "that of OpenAI"},
         description="Where a service is that speaks OpenAI's chat completions: Azure, vLLM, Ollama, llama.cpp, … for "
@@ -83,7 +104,7 @@ class AiSettings(BaseModel):
     anthropic_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key), MadeElsewhere()] = Field(
         default=None, description="Key of Anthropic, for models `anthropic:…`; needs the extra `anthropic`."
     )
-    anthropic_base_url: Annotated[str | None, BeforeValidator(parse.http_url)] = Field(
+    anthropic_base_url: Annotated[str | None, BeforeValidator(_base_url("https://models.example.com"))] = Field(
         default=None,
         json_schema_extra={"shown_default": "that of Anthropic"},
         description="Another place where Anthropic's interface is spoken.",
@@ -91,7 +112,7 @@ class AiSettings(BaseModel):
     google_api_key: Annotated[SecretStr | None, BeforeValidator(_vendor_key), MadeElsewhere()] = Field(
         default=None, description="Key of Google's Gemini interface, for models `google:…`; needs the extra `google`."
     )
-    google_base_url: Annotated[str | None, BeforeValidator(parse.http_url)] = Field(
+    google_base_url: Annotated[str | None, BeforeValidator(_base_url("https://models.example.com"))] = Field(
         default=None,
         json_schema_extra={"shown_default": "that of Google"},
         description="Another place where Google's interface is spoken.",
@@ -158,6 +179,15 @@ class AiSettings(BaseModel):
     )
     chat_session_hours: Annotated[int, BeforeValidator(parse.whole)] = Field(
         default=168, ge=1, le=8760, description="For how many hours after its last message a chat session is kept."
+    )
+    chat_sessions_per_principal: Annotated[int, BeforeValidator(parse.whole)] = Field(
+        default=1000, ge=1, le=1_000_000, description="How many chat sessions of one principal are kept at once."
+    )
+    chat_stored_mib_per_principal: Annotated[int, BeforeValidator(parse.whole)] = Field(
+        default=512,
+        ge=1,
+        le=1_000_000,
+        description="How much the chat sessions of one principal may hold together, in MiB, pictures included.",
     )
     chat_calls_per_turn: Annotated[int, BeforeValidator(parse.whole)] = Field(
         default=16, ge=1, le=100, description="How many actions one message may lead to before the turn is ended."

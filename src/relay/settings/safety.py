@@ -53,9 +53,22 @@ def warnings(settings: Settings) -> list[str]:
             "RELAY_PUBLIC_URL begins with https:// and TRUSTED_PROXIES is not set: nothing can say that a request came "
             "over HTTPS, so all but those of this machine are refused"
         )
+    if settings.model_name is None and (told := _models_told(settings)):
+        found.append(f"AI_MODEL is not set: no model is asked until it names one, whatever {', '.join(told)} says")
     if settings.shared_database and settings.redis_url is None:
         found.append("REDIS_URL is not set: each process counts rate limits for itself")
     return found
+
+
+def _models_told(settings: Settings) -> list[str]:
+    told = {
+        "OPENAI_BASE_URL": settings.openai_base_url,
+        "ANTHROPIC_API_KEY": settings.anthropic_api_key,
+        "ANTHROPIC_BASE_URL": settings.anthropic_base_url,
+        "GOOGLE_API_KEY": settings.google_api_key,
+        "GOOGLE_BASE_URL": settings.google_base_url,
+    }
+    return [name for name, value in told.items() if value is not None]
 
 
 def _nobody_works(settings: Settings) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
-from sqlalchemy import Table, and_, bindparam, insert, literal_column, select, update
+from sqlalchemy import Table, and_, bindparam, func, insert, literal_column, select, update
 
 from relay.store.query import Query
 from relay.store.tables.chat import chat_calls, chat_entries, chat_sessions, chat_turns
@@ -121,6 +121,13 @@ _INSERT_SESSION = Query(insert(chat_sessions))
 _INSERT_TURN = Query(insert(chat_turns))
 _INSERT_ENTRY = Query(insert(chat_entries))
 _INSERT_CALL = Query(insert(chat_calls))
+_KEPT = Query(
+    select(func.count(), func.coalesce(func.sum(chat_sessions.c.size), 0)).where(
+        chat_sessions.c.workspace_id == bindparam("w"),
+        chat_sessions.c.owner_id == bindparam("who"),
+        chat_sessions.c.expires_at > bindparam("at"),
+    )
+)
 _LOCK_SESSION = Query(select(*SESSION).where(_THIS_SESSION).with_for_update())
 _KEEP = Query(
     update(chat_sessions)
@@ -194,6 +201,11 @@ class ChatRepository:
 
     def __init__(self, workspace_id: str) -> None:
         self._workspace = workspace_id
+
+    def kept(self, tx: Tx, owner_id: str, at: int) -> tuple[int, int]:
+        """Return how many sessions of an owner there are that have not expired, and how many bytes they hold."""
+        row = tx.one(_KEPT, w=self._workspace, who=owner_id, at=at)
+        return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
     def insert_session(self, tx: Tx, session: SessionRow) -> None:
         """Add a session."""

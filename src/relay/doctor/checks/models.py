@@ -6,12 +6,16 @@ from urllib.parse import urlsplit
 
 from relay.doctor.check import Unseen, some
 from relay.doctor.facts import Facts
-from relay.settings import Settings
+from relay.llm.choice import Choice, choices
+from relay.llm.prices import BILLIONTHS, to_billionths
+from relay.settings import Settings, SettingsError
 from relay.settings.parse import is_loopback_host
 
 _PLACES: Final = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GOOGLE_BASE_URL")
 _BUDGETS: Final = ("AI_DAILY_BUDGET_USD", "CHAT_SESSION_BUDGET_USD")
 _TIMES_DEFAULT: Final = 100
+SMALL_QUESTION: Final = 1_000
+"""How many tokens a question has at least: instructions, a sentence, and a function or two."""
 
 
 def pilot_mode(facts: Facts) -> str | None:
@@ -44,26 +48,45 @@ def links(facts: Facts) -> str | None:
 
 
 def budgets(facts: Facts) -> str | None:
-    """Budgets let models be asked, and end somewhere."""
-    settings = facts.settings
-    if settings.model_name is None:
+    """Each budget holds at least the greatest price of a question that has no conversation behind it."""
+    if not (found := _choices(facts.settings)):
         raise Unseen("no model is configured")
-    amounts: dict[str, Decimal] = {name: getattr(settings, name.lower()) for name in _BUDGETS}
-    none = [name for name, amount in amounts.items() if not amount]
-    if none and not _costs_nothing(settings):
-        return f"nothing may be spent, so that no model is asked that costs anything: {some(none)}"
-    fields = type(settings).model_fields
+    tokens = facts.settings.ai_max_output_tokens
+    short = []
+    for name, amount in _amounts(facts.settings).items():
+        costs = [(choice.price.cost(SMALL_QUESTION, tokens), choice.name) for choice in found]
+        cost, model = max(costs)
+        if to_billionths(amount) < cost:
+            short.append(f"{name} is below the {_shown(cost)} that one question to {model} may cost")
+    return f"nothing can be asked: {some(short)}" if short else None
+
+
+def budget_sizes(facts: Facts) -> str | None:
+    """Budgets end somewhere."""
+    if facts.settings.model_name is None:
+        raise Unseen("no model is configured")
+    fields = type(facts.settings).model_fields
     high = [
         f"{name} (default {fields[name.lower()].default})"
-        for name, amount in amounts.items()
+        for name, amount in _amounts(facts.settings).items()
         if amount > _TIMES_DEFAULT * fields[name.lower()].default
     ]
     return f"more than {_TIMES_DEFAULT} times the default: {some(high)}" if high else None
 
 
-def _costs_nothing(settings: Settings) -> bool:
-    free = {name for name, asked, answered in settings.ai_prices if not asked and not answered}
-    return {settings.model_name, settings.ai_fallback_model} - {None} <= free
+def _amounts(settings: Settings) -> dict[str, Decimal]:
+    return {name: getattr(settings, name.lower()) for name in _BUDGETS}
+
+
+def _choices(settings: Settings) -> tuple[Choice, ...]:
+    try:
+        return choices(settings)
+    except SettingsError as refused:
+        raise Unseen(f"the settings name no model that can be asked ({refused.problems[0]})") from None
+
+
+def _shown(billionths: int) -> str:
+    return f"{Decimal(billionths) / BILLIONTHS:.4f} US dollars"
 
 
 def link_hosts(facts: Facts) -> str | None:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from relay.core.access import Access
 from relay.core.clock import iso
 from relay.core.hygiene import clean, clean_json
+from relay.core.links import harmless
 from relay.core.streams import Places
 from relay.gate.authenticate import Credentials
 from relay.runs.plans import Plan, Plans
@@ -267,7 +268,7 @@ def _draft(step: StepRequest) -> StepDraft:
 
 
 def _plan_answer(plan: Plan) -> PlanAnswer:
-    proposal = plan.proposal
+    proposal, hosts = plan.proposal, plan.proposal.link_hosts
     return PlanAnswer(
         plan_id=plan.id,
         intent=proposal.intent,
@@ -276,7 +277,7 @@ def _plan_answer(plan: Plan) -> PlanAnswer:
                 id=found.step.id,
                 action=found.step.action,
                 params=found.shown,
-                summary=found.summary,
+                summary=found.summary if hosts is None else harmless(found.summary, hosts),
                 effect=found.spec.effect,
                 decision=found.decision.effect,
                 depends_on=list(found.step.depends_on),
