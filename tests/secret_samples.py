@@ -8,7 +8,7 @@ from secrets import token_hex, token_urlsafe
 from relay.settings import SettingsError, load_settings
 from relay.settings.generate import MAKERS
 from relay.settings.model import FIELDS, SECRETS
-from relay.settings.secret_text import PartlySecret, generate_kek, generate_webhook_secret
+from relay.settings.secret_text import MadeElsewhere, PartlySecret, generate_kek, generate_webhook_secret
 
 COMPANIONS = {
     "RELAY_ENV": "production",
@@ -19,9 +19,11 @@ COMPANIONS = {
 
 ADDRESSES = frozenset(name for name in SECRETS if name.endswith("_URL"))
 WHOLE = frozenset(
-    name for name in SECRETS - ADDRESSES if not any(isinstance(mark, PartlySecret) for mark in FIELDS[name].metadata)
+    name
+    for name in SECRETS - ADDRESSES
+    if not any(isinstance(mark, PartlySecret | MadeElsewhere) for mark in FIELDS[name].metadata)
 )
-"""The secrets whose whole text is secret."""
+"""The secrets whose whole text is secret, and Relay's to judge."""
 
 
 def sample(name: str) -> str:

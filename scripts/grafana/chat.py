@@ -126,7 +126,7 @@ CHAT: Final = Dashboard(
                     "Chat turns that have not ended, by state.",
                     "timeseries",
                     "short",
-                    (("max by (state) (relay_chat_turns{SEL})", "{{state}}"),),
+                    (("max by (state) (relay_chat_turns_open{SEL})", "{{state}}"),),
                 ),
                 Panel(
                     "Wait for an approval",

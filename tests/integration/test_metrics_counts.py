@@ -394,11 +394,11 @@ async def test_chats_and_turns_that_nobody_works_on(target: Target, tmp_path: Pa
             await _begin_turn(house, status, lease)
         shown = await measures.read()
         assert shown["relay_chat_sessions"] == {(): 4.0}
-        assert shown["relay_chat_turns"] == {("running",): 1.0, ("awaiting_approval",): 1.0}
+        assert shown["relay_chat_turns_open"] == {("running",): 1.0, ("awaiting_approval",): 1.0}
         assert shown["relay_chat_abandoned_seconds"] == {(): 0.0}
         await _begin_turn(house, "running", ended)
         shown = await measures.read()
-        assert shown["relay_chat_turns"] == {("running",): 2.0, ("awaiting_approval",): 1.0}
+        assert shown["relay_chat_turns_open"] == {("running",): 2.0, ("awaiting_approval",): 1.0}
         assert 90 <= shown["relay_chat_abandoned_seconds"][()] < 300
         await _begin_turn(house, "running", None)
         shown = await measures.read()

@@ -57,7 +57,7 @@ def test_headers_and_parts() -> None:
 
 def test_bcc_stands_nowhere_in_the_message() -> None:
     data = compose(mail(bcc=["hidden@example.com"]), NONCE, FROM).data
-    assert b"hidden" not in data and b"bcc" not in data.lower()
+    assert b"hidden" not in data and b"\nbcc" not in data.lower()
     assert parsed(mail(to=[], bcc=["hidden@example.com"]))["To"] == "undisclosed-recipients:;"
 
 

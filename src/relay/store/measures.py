@@ -100,11 +100,11 @@ class Measures:
         return found
 
     async def _chat(self, at: int) -> Figures:
-        found: Figures = zeros("relay_chat_turns")
+        found: Figures = zeros("relay_chat_turns_open")
         for status in _OPEN_TURNS:
             turn = select(chat_turns.c.id).where(chat_turns.c.status == literal_column(f"'{status}'"))
             counted = select(func.count()).select_from(turn.limit(_LIMIT).subquery())
-            found["relay_chat_turns"][(status,)] = await self._number(counted)
+            found["relay_chat_turns_open"][(status,)] = await self._number(counted)
         sessions = select(chat_sessions.c.id).limit(_LIMIT).subquery()
         _, age = await self._count_and_age(_abandoned_turns(at).subquery().c.since, at)
         return {

@@ -183,7 +183,7 @@ METRICS: Final = (
     ),
     Metric("relay_chat_sessions", "gauge", "Chat sessions that are kept.", shared=True),
     Metric(
-        "relay_chat_turns",
+        "relay_chat_turns_open",
         "gauge",
         "Chat turns that have not ended, by state.",
         {"state": ("running", "awaiting_approval")},
