@@ -116,6 +116,7 @@ async def test_every_query_has_something_to_show(
             await _shows(server, 'sum(rate(relay_attempts_total{outcome="succeeded"}[15s])) > 0')
             await _traffic(gateway, receiver.url, "http://127.0.0.1:9/")
             await _shows(server, "sum(rate(relay_runs_ended_total[15s])) > 0")
+            await _shows(server, "sum(rate(relay_chat_wait_seconds_count[15s])) > 0")
             wrong = await asyncio.to_thread(_wrong, server)
         finally:
             await asyncio.to_thread(server.stop)
