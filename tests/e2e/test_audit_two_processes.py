@@ -118,7 +118,7 @@ def test_the_other_goes_on_and_nothing_acknowledged_is_lost(
             acknowledged_then = set(frozen.said("done"))
             done_then = len(lively.said("done"))
             # The head is locked by the one that does not move: for a moment nobody can append, then the server lets go.
-            lively.wait_for("done", done_then + 100, seconds=6)
+            lively.wait_for("done", done_then + 100, seconds=20)
             assert set(frozen.said("done")) == acknowledged_then
             if thawed:
                 frozen.process.send_signal(signal.SIGCONT)

@@ -4,7 +4,6 @@ import asyncio
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from relay.store.vault import Vault
 from tests.audit_kit import own
 from tests.policy_kit import INSIDE, OUTSIDE, active, probed, who
 from tests.policy_world import ALL, NONE, READS, PolicyWorld, policy_world
+from tests.postgres import NewDatabase
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_it_finds_what_deciding_by_hand_finds_on_sqlite(
     asyncio.run(_like_by_hand(target, before, draft, asked))
 
 
-async def test_it_finds_what_deciding_by_hand_finds_on_postgresql(new_postgres: Callable[[], Target]) -> None:
+async def test_it_finds_what_deciding_by_hand_finds_on_postgresql(new_postgres: NewDatabase) -> None:
     chance = random.Random(20300102)
     for _ in range(5):
         before, draft = ("\n".join(chance.sample(CLAUSES, chance.randint(0, 5))) for _ in range(2))
@@ -270,7 +270,8 @@ async def test_it_finds_what_deciding_by_hand_finds_on_postgresql(new_postgres: 
             )
             for _ in range(12)
         ]
-        await _like_by_hand(new_postgres(), before, draft, asked)
+        with new_postgres() as target:
+            await _like_by_hand(target, before, draft, asked)
 
 
 async def test_everything_allowed_and_nothing(world: PolicyWorld) -> None:

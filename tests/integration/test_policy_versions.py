@@ -30,6 +30,7 @@ from tests.audit_kit import own
 from tests.keyring import REQUEST
 from tests.policy_kit import probed
 from tests.policy_world import ALL, NONE, READS, PolicyWorld, policy_world
+from tests.postgres import NewDatabase
 
 PATIENCE = 30.0
 BROKEN = 'permit (principal, action == Relay::Action::"no.such", resource);'
@@ -435,5 +436,6 @@ def test_any_history_on_sqlite_is_what_the_model_says(
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moves=MOVES)
-def test_any_history_on_postgresql_is_what_the_model_says(new_postgres: Callable[[], Target], moves: list) -> None:
-    asyncio.run(_history(new_postgres(), moves))
+def test_any_history_on_postgresql_is_what_the_model_says(new_postgres: NewDatabase, moves: list) -> None:
+    with new_postgres() as target:
+        asyncio.run(_history(target, moves))

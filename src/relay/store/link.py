@@ -17,8 +17,12 @@ ANSWER_SECONDS: Final = 6.0
 _LOOK_SECONDS: Final = 0.1
 
 
+class GivenUp(psycopg.OperationalError):
+    """The server did not answer in time; whether it has done what it was asked is not known."""
+
+
 class PatientConnection(psycopg.Connection[Any]):
-    """Waits at most :data:`ANSWER_SECONDS` for the answer to anything; then psycopg.OperationalError, and it is closed.
+    """Waits at most :data:`ANSWER_SECONDS` for the answer to anything; then :class:`GivenUp`, and it is closed.
 
     What the server makes of the statement is not known then, so nothing more can be asked over the same connection.
     """
@@ -26,9 +30,10 @@ class PatientConnection(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[RV], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> RV:
         try:
             return super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 self.close()
+                raise GivenUp("the server does not answer") from error
             raise
 
 
@@ -38,7 +43,8 @@ class PatientAsyncConnection(psycopg.AsyncConnection[Any]):
     async def wait(self, gen: PQGen[RV], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> RV:  # noqa: ASYNC109 - psycopg's own signature
         try:
             return await super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self.close()
+                raise GivenUp("the server does not answer") from error
             raise

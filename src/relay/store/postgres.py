@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from relay.store.link import STATEMENT_SECONDS, PatientConnection
+from relay.store.link import STATEMENT_SECONDS, GivenUp, PatientConnection
 from relay.store.query import Query
 from relay.store.writer import BrokenBatch, Finish, StoreUnavailable, Tx, Writer, _Waiting
 from relay.telemetry.metrics import Metrics
@@ -34,6 +34,10 @@ _SESSION: Final = (
 )
 
 log = logging.getLogger("relay.store")
+
+
+class _HungUp(Exception):
+    """The server ended the connection, and with it a transaction of which nothing was committed."""
 
 
 class PostgresTx(Tx):
@@ -129,6 +133,16 @@ class PostgresWriter(Writer):
             self._connection = None
 
     def _transact(self, batch: list[_Waiting]) -> None:
+        for last in (False, True):
+            try:
+                self._transact_once(batch)
+                return
+            except _HungUp:
+                if last:
+                    raise StoreUnavailable("the database does not answer") from None
+                log.warning("the database hung up before anything was changed: once more over a new connection")
+
+    def _transact_once(self, batch: list[_Waiting]) -> None:
         connection = self._connect()
         committing = False
         try:
@@ -138,22 +152,41 @@ class PostgresWriter(Writer):
             connection.commit()
         except BrokenBatch as broken:
             self._rollback()
-            if self._is_away(broken.__cause__):
-                raise StoreUnavailable("the database does not answer") from None
+            self._refuse_if_away(broken.__cause__)
             raise
         except psycopg.Error as error:
             self._rollback()
             if committing and self._settle(batch):
                 return
-            if committing or self._is_away(error):
-                raise StoreUnavailable("the database did not take the change") from None
+            self._refuse_if_away(error, committing=committing)
             raise BrokenBatch from error
         except BaseException:
             self._rollback()
             raise
 
+    def _refuse_if_away(self, error: BaseException | None, *, committing: bool = False) -> None:
+        """Raise for an error that tells of the server rather than of what it was asked."""
+        if not committing and not self._is_away(error):
+            return
+        # Its class and code say what happened, and hold nothing of what was written.
+        log.warning("the database broke a change off: %s %s", type(error).__name__, getattr(error, "sqlstate", None))
+        if self._ended_unchanged(error, committing=committing):
+            raise _HungUp
+        raise StoreUnavailable(
+            "the database did not take the change" if committing else "the database does not answer"
+        ) from None
+
     def _is_away(self, error: BaseException | None) -> bool:
         return isinstance(error, psycopg.OperationalError) and not self.lost_race(error)
+
+    def _ended_unchanged(self, error: BaseException | None, *, committing: bool) -> bool:
+        """Say whether the connection is gone and nothing can have been committed, so that asking again is safe.
+
+        A server that does not answer is not asked again: everybody waits behind this.
+        """
+        if isinstance(error, psycopg.errors.IdleInTransactionSessionTimeout):
+            return True
+        return not committing and self._connection is None and not isinstance(error, GivenUp)
 
     def _rollback(self) -> None:
         try:
