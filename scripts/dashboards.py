@@ -1,8 +1,10 @@
 """Writes ``deploy/grafana/dashboards`` from the tables in ``scripts.grafana``: ``python -m scripts.dashboards``.
 
-The form is Grafana's classic dashboard model. A test compares what stands there with what this makes.
+``--thresholds FILE`` takes the place of the runbooks from another table of the alerts' numbers, ``--output FOLDER``
+writes elsewhere. The form is Grafana's classic dashboard model. A test compares what stands there with what this makes.
 """
 
+import argparse
 import json
 import sys
 import tomllib
@@ -18,6 +20,7 @@ from scripts.grafana.webhooks import WEBHOOKS
 
 TOP: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = TOP / "deploy" / "grafana" / "dashboards"
+THRESHOLDS: Final = TOP / "deploy" / "prometheus" / "thresholds.toml"
 DASHBOARDS: Final = {"overview": OVERVIEW, "security": SECURITY, "actions": ACTIONS, "webhooks": WEBHOOKS, "chat": CHAT}
 """Every dashboard, by the name of its file."""
 SELECTION: Final = 'job=~"$job",instance=~"$instance"'
@@ -28,12 +31,12 @@ SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 TYPES: Final = {"stat": "stat", "table": "table", "timeseries": "timeseries", "bars": "timeseries"}
 
 
-def text_of(board: Dashboard) -> str:
-    """Return the file of a dashboard."""
-    return json.dumps(model_of(board), indent=2, ensure_ascii=False) + "\n"
+def text_of(board: Dashboard, thresholds: Path = THRESHOLDS) -> str:
+    """Return the file of a dashboard, whose runbooks are where the table says."""
+    return json.dumps(model_of(board, thresholds), indent=2, ensure_ascii=False) + "\n"
 
 
-def model_of(board: Dashboard) -> dict[str, Any]:
+def model_of(board: Dashboard, thresholds: Path = THRESHOLDS) -> dict[str, Any]:
     """Return a dashboard as Grafana reads it."""
     return {
         "uid": board.uid,
@@ -62,12 +65,12 @@ def model_of(board: Dashboard) -> dict[str, Any]:
             }
         ],
         "annotations": {"list": []},
-        "templating": {"list": _variables()},
+        "templating": {"list": _variables(thresholds)},
         "panels": _panels(board),
     }
 
 
-def _variables() -> list[dict[str, Any]]:
+def _variables(thresholds: Path) -> list[dict[str, Any]]:
     return [
         {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus", "hide": 0},
         _values("job", "Job", "label_values(relay_build_info, job)"),
@@ -77,7 +80,7 @@ def _variables() -> list[dict[str, Any]]:
             "name": "runbooks",
             "label": "Runbooks",
             "description": "Where the pages of docs/runbooks can be read.",
-            "query": _runbooks(),
+            "query": _runbooks(thresholds),
             "hide": 2,
         },
     ]
@@ -100,9 +103,9 @@ def _values(name: str, label: str, query: str) -> dict[str, Any]:
     }
 
 
-def _runbooks() -> str:
+def _runbooks(thresholds: Path) -> str:
     """Return where the runbooks are, as the alerts say it too."""
-    with (TOP / "deploy" / "prometheus" / "thresholds.toml").open("rb") as file:
+    with thresholds.open("rb") as file:
         return str(tomllib.load(file)["where"]["runbooks"])
 
 
@@ -201,11 +204,20 @@ def _link(runbook: str) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Write every dashboard."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, board in DASHBOARDS.items():
-        (FOLDER / f"{name}.json").write_text(text_of(board), encoding="utf-8")
+    parser = argparse.ArgumentParser(description="Write the dashboards.")
+    parser.add_argument("--thresholds", type=Path, default=THRESHOLDS, help="the alerts' table; default %(default)s")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="the folder to write to; default %(default)s")
+    given = parser.parse_args(arguments)
+    try:
+        files = {f"{name}.json": text_of(board, given.thresholds) for name, board in DASHBOARDS.items()}
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{given.thresholds}: {error}", file=sys.stderr)
+        return 1
+    given.output.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (given.output / name).write_text(text, encoding="utf-8")
     return 0
 
 

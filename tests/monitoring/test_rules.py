@@ -181,6 +181,18 @@ def test_rules_that_look_right_and_do_not_work_fail(name: str, tmp_path: Path) -
     assert _failed({name: lambda rule: {**rule, "expr": SEEDS[name]}}, tmp_path) == {name}
 
 
+@pytest.mark.parametrize("line", [" - last_over_time(", " >= last_over_time("], ids=["gap", "first scrape"])
+def test_an_alert_that_one_event_raises_does_not_miss_what_increase_misses(line: str, tmp_path: Path) -> None:
+    """A counter that is above 0 when it is first scraped, and one that grew while it was not."""
+
+    def blind(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**rule, "expr": "\n".join(one for one in rule["expr"].splitlines() if line not in one)}
+
+    one_event = {alert.name for alert in ALERTS if re.search(r"increase\([^)]+\)+ > 0", alert.rule["expr"])}
+    assert len(one_event) == 10
+    assert _failed(dict.fromkeys(one_event, blind), tmp_path, " fires ") == one_event
+
+
 def _groups_of(name: str) -> list[Mapping[str, Any]]:
     return [group for _, group in rule_tests() if group["name"].split()[0] == name]
 
@@ -222,12 +234,28 @@ def test_another_table_makes_other_rules(tmp_path: Path) -> None:
     assert run("promtool", "check", "rules", tmp_path / "rules/actions.yml").returncode == 0
 
 
+def test_whoever_keeps_the_placeholder_of_the_runbooks_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(alerts.THRESHOLDS.read_text())
+    assert alerts.main(["--thresholds", str(mine), "--output", str(tmp_path / "rules")]) == 0
+    assert f"{mine}: alerts will link to runbooks at https://git.example.com/" in capsys.readouterr().err
+    shipped = default_values()["runbooks"]
+    mine.write_text(replaced(alerts.THRESHOLDS.read_text(), {shipped: "https://wiki.example.org/relay"}))
+    assert alerts.main(["--thresholds", str(mine), "--output", str(tmp_path / "rules")]) == 0
+    assert capsys.readouterr().err == ""
+    made = (tmp_path / "rules/audit.yml").read_text()
+    assert "https://wiki.example.org/relay/AuditSilence.md" in made and shipped not in made
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({'queue_age = "5m"': 'queue_agge = "5m"'}, "no value for @queue_age.seconds@"),
         ({'queue_age = "5m"': 'queue_age = "5m"\nother = 1'}, "no template uses other"),
         ({'queue_age = "5m"': "queue_age = 5"}, "'5' is no duration"),
+        ({'counter_memory = "1d"': 'counter_memory = "1 d"'}, "has a HAPPENED that cannot be read"),
         ({'silence_for = "5m"': 'silence_for = "5m"\ndown_for = "1m"'}, "down_for stands there twice"),
     ],
 )
