@@ -81,6 +81,9 @@ def connectors(effects: list[Pay] | None = None) -> list[tuple[Connector, Any]]:
     return [(bank, done), (post, done)]
 
 
+SERVICES = {"chat": "default"}
+
+
 def catalog() -> Catalog:
     found = Catalog()
     for connector, client in connectors():
@@ -148,8 +151,8 @@ class World:
     def __post_init__(self) -> None:
         vault = Vault(self.ring.envelopes, self.database.reader)
         self.budgets = Budgets(self.database, vault)
-        self.book = BudgetBook(self.database, self.catalog)
-        self.kill_switch = KillSwitch(self.database, self.catalog)
+        self.book = BudgetBook(self.database, self.catalog, SERVICES)
+        self.kill_switch = KillSwitch(self.database, self.catalog, SERVICES)
 
     @property
     def database(self) -> Database:

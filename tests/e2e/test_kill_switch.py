@@ -90,6 +90,7 @@ async def test_the_command_names_what_it_stops_and_refuses_what_it_cannot(tmp_pa
         good = [
             ("on", "--workspace", "default"),
             ("on", "--key", key_id),
+            ("on", "--key", "chat"),
             ("on", "--action", "relay.echo"),
             ("on", "--connector", "email", "--workspace", "default"),
         ]
@@ -109,13 +110,14 @@ async def test_the_command_names_what_it_stops_and_refuses_what_it_cannot(tmp_pa
         assert {(stop["workspace"], *next(iter(stop["scope"].items()))) for stop in stops} == {
             ("default", "workspace", "default"),
             ("default", "key", key_id),
+            (None, "key", "chat"),
             (None, "action", "relay.echo"),
             ("default", "connector", "email"),
         }
         await eventually(lambda: stopped(client), 10)
         lifted = [("off", *command[1:]) for command in good]
         told = await asyncio.to_thread(several, gateway, *lifted, ("list", "--json"))
-        assert [status for status, _ in told] == [0] * 5 and json.loads(told[-1][1]) == {"items": []}
+        assert [status for status, _ in told] == [0] * 6 and json.loads(told[-1][1]) == {"items": []}
 
 
 async def test_a_stop_holds_on_the_other_server_within_a_second(tmp_path: Path, postgres_target: Target) -> None:

@@ -86,6 +86,18 @@ async def test_an_attempt_whose_outcome_is_unknown_stays_counted_and_one_that_fa
         await world.begin(ME, "bank.pay")
 
 
+async def test_a_service_has_a_budget_where_it_acts(world: World) -> None:
+    with pytest.raises(NotFound):
+        await world.limit(1, scope="key", subject="chat", workspace="other")
+    budget = await world.limit(1, scope="key", subject="chat")
+    chat = principal(who="chat", kind="service")
+    await world.begin(chat, "bank.pay")
+    with pytest.raises(BudgetExhausted):
+        await world.begin(chat, "bank.pay")
+    await world.begin(ME, "bank.pay")
+    assert await world.used() == {budget: 1}
+
+
 def release(tx: Tx, workspace: str, attempt: str) -> None:
     Budgets.release(tx, workspace, attempt)
 

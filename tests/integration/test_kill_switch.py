@@ -107,6 +107,32 @@ async def test_what_a_stop_stops_and_what_not(world: World, kind: str, subject: 
     ]
 
 
+async def test_a_service_is_stopped_where_it_acts_and_by_the_operator_wherever_that_is(world: World) -> None:
+    chat, beside = principal(who="chat", kind="service"), await world.ring.principal()
+    elsewhere = principal("other", "chat", kind="service")
+    with pytest.raises(NotFound):  # it acts in "default"
+        await turn(world, "key", "chat", by=person("other"))
+    await turn(world, "key", "chat")
+    assert [await may(world, who, "bank.pay") for who in (chat, elsewhere, beside)] == [False, True, True]
+    await turn(world, "key", "chat", on=False)
+    for nobody in ("key_0", beside.id):
+        with pytest.raises(NotFound):
+            await turn(world, "key", nobody, by=operator(), workspace="")
+    await turn(world, "key", "chat", by=operator(), workspace="")
+    assert [await may(world, who, "bank.pay") for who in (chat, elsewhere, beside)] == [False, False, True]
+    await turn(world, "key", "chat", on=False, by=operator(), workspace="")
+    assert await may(world, chat, "bank.pay")
+
+
+async def test_a_stop_of_a_service_that_acts_elsewhere_by_now_can_be_lifted(world: World) -> None:
+    await turn(world, "key", "chat")
+    moved = module.KillSwitch(world.database, world.catalog, {"chat": "other"})
+    off = {"on": False, "kind": "key", "subject": "chat", "workspace": "default", "reason": "moved"}
+    assert await moved.turn(person(), request_id=REQUEST, **off) == []
+    with pytest.raises(NotFound):
+        await moved.turn(person(), request_id=REQUEST, **{**off, "on": True})
+
+
 async def test_the_operator_stops_everything_and_every_workspace_is_told(world: World) -> None:
     assert await may(world, principal(), "bank.look")
     await turn(world, "everything", by=operator())

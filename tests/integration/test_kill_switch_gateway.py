@@ -10,11 +10,13 @@ from relay.identity.operator import operator
 from relay.policy.kill_switch import KillSwitch
 from relay.store.target import Target
 from tests.budgets_world import Pay, catalog, connectors
+from tests.chat_talk import CHAT_KEY, held, say, settled
 from tests.gateway import REQUEST, Answer, Gateway, open_gateway
 
 REASON = "sends the wrong invoices"
 PAY = {"action": "bank.pay", "params": {}}
 LOOK = {"action": "bank.look", "params": {}}
+ECHO = {"action": "relay.echo", "params": {"message": "still there?"}}
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ async def test_the_record_says_who_when_and_why(bank: Gateway) -> None:
 
 async def test_everything_stops_for_every_workspace_which_all_read_about_it(bank: Gateway) -> None:
     other = await bank.key("actions:execute", "audit:read", workspace="other")
-    beside = KillSwitch(bank.house.database, catalog())
+    beside = KillSwitch(bank.house.database, catalog(), {})
     more = {"kind": "everything", "subject": "", "workspace": "", "reason": REASON, "request_id": REQUEST}
     await beside.turn(operator(), on=True, **more)
     for key in (bank.admin, other):
@@ -147,3 +149,24 @@ async def test_everything_stops_for_every_workspace_which_all_read_about_it(bank
     assert len((await bank.get("/audit?tag=policy:kill_switch:on", key=other)).expect(200)["items"]) == 1
     (stop,) = (await bank.get("/kill-switch", key=bank.admin)).expect(200)["items"]
     assert (stop["scope"], stop["workspace"], stop["authority"]) == ({"everything": True}, None, "operator")
+
+
+async def test_the_chat_s_own_key_is_stopped_by_its_name_and_nobody_else_with_it(
+    target: Target, tmp_path: Path
+) -> None:
+    opened = {"CHAT_API_KEY": CHAT_KEY, "CHAT_SCOPES": "chat actions:preview actions:execute", "CHAT_WORKSPACE": "desk"}
+    async with open_gateway(target, tmp_path / "data", **opened) as gateway:
+        admin = await gateway.key("workspace:admin", "actions:execute", kind="person", workspace="desk")
+        session, call = await held(gateway, CHAT_KEY)
+        (await turn(gateway, {"key": "chat"})).expect(404)  # it acts in another workspace than this administrator's
+        (stop,) = (await turn(gateway, {"key": "chat"}, key=admin)).expect(200)["items"]
+        assert (stop["scope"], stop["workspace"]) == ({"key": "chat"}, "desk")
+        after = await settled(gateway, CHAT_KEY, session)
+        found = [entry["call"] for entry in after["entries"] if entry["call"]][-1]
+        assert (found["id"], found["status"], found["error"]["code"]) == (call["id"], "cancelled", "stopped")
+        asked = (await say(gateway, 'echo "hello"', key=CHAT_KEY)).expect(200)
+        assert [found["error"]["code"] for found in asked["tool_calls"]] == ["stopped"]
+        (await gateway.post("/actions/execute", ECHO, key=admin)).expect(200)
+        assert (await turn(gateway, {"key": "chat"}, on=False, key=admin)).expect(200) == {"items": []}
+        asked = (await say(gateway, 'echo "hello"', key=CHAT_KEY)).expect(200)
+        assert [found["status"] for found in asked["tool_calls"]] == ["succeeded"]

@@ -6,19 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cedarpy import AuthzResult, Entities, PolicySet, is_authorized, is_authorized_batch
 from cedarpy import Decision as CedarDecision
-from cedarpy import Entities, is_authorized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.canonical import canonical_json
 from relay.core.circumstances import Circumstances
 from relay.core.principal import Principal
+from relay.policy import engine
 from relay.policy.check import policy_schema
 from relay.policy.default import DEFAULT_TEXT
 from relay.policy.engine import CedarPolicy, evaluate
 from relay.policy.entities import entities_of, request_of
-from relay.policy.inputs import decode_inputs
+from relay.policy.inputs import DecisionInputs, decode_inputs
 from relay.policy.source import Active
 from tests.policies import FixedPolicies
 from tests.policy_kit import (
@@ -203,28 +204,67 @@ def test_inputs_that_were_not_recorded_are_refused(broken: Any) -> None:
 def test_slicing_changes_nothing(text: str, asker: Principal, what: Any, about: dict[str, Any]) -> None:
     """Cedar over the whole text and the whole context, validated against the schema, says the same."""
     asked, chosen = inputs(asker, what, **about), active(text)
-    whole = "\n".join(statement.text for statement in chosen.policies.statements)
-    context = {
-        **asked.context,
-        "approved": asked.approvals > 0,
-        "approvals": asked.approvals,
-        "other_person": asked.other_person,
-    }
+    found = evaluate(asked, chosen)
+    assert (found.effect, found.approvers, found.other_person) == without_slices(asked, chosen)
+
+
+def without_slices(asked: DecisionInputs, chosen: Active) -> tuple[str, int, bool]:
+    """Put the whole text to Cedar under each demand, the least first, as if nothing were known about any policy."""
+    text = "\n".join(statement.text for statement in chosen.policies.statements)
+    actual = (asked.approvals, asked.other_person)
+    greater = [(number, other) for number in range(max(1, asked.approvals), 6) for other in (False, True)]
+    for approvals, other in [actual, *(one for one in greater if one != actual and one[1] >= asked.other_person)]:
+        answer = whole(asked, text, approvals, other)
+        if answer.diagnostics.errors:
+            break
+        if answer.decision is CedarDecision.Allow:
+            return ("allow", 1, False) if (approvals, other) == actual else ("require_approval", approvals, other)
+    return "deny", 1, False
+
+
+def whole(asked: DecisionInputs, text: str, approvals: int, other_person: bool) -> AuthzResult:
+    context = {**asked.context, "approved": approvals > 0, "approvals": approvals, "other_person": other_person}
     entities = json.loads(str(entities_of(asked.principal, asked.action)))
     # The schema brings the actions itself.
     others = [entity for entity in entities if entity["uid"]["type"] != "Relay::Action"]
-    full = is_authorized(
+    answer = is_authorized(
         {**request_of(asked.principal, asked.action), "context": context},
-        whole,
+        text,
         Entities.from_json_str(json.dumps(others), SCHEMA.handle),
         SCHEMA.handle,
     )
-    assert full.decision is not CedarDecision.NoDecision, full.diagnostics.errors
-    allowed = full.decision is CedarDecision.Allow and not full.diagnostics.errors
-    decision = evaluate(asked, chosen)
-    assert (decision.effect == "allow") == allowed
-    if full.diagnostics.errors:
-        assert decision.effect == "deny"
+    assert answer.decision is not CedarDecision.NoDecision, answer.diagnostics.errors
+    return answer
+
+
+class Counting:
+    """Counts what Cedar is asked, and how many policies with it."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(self, requests: Any, policies: PolicySet, entities: Entities) -> Any:
+        self.asked.append(len(policies.to_pst().static_policies))
+        return is_authorized_batch(requests, policies, entities)
+
+
+@pytest.mark.parametrize(
+    ("last", "effect", "asked"),
+    [
+        (f"{ANY} when {{ context.approvals > 4 && context.other_person }};", "require_approval", [103] + [3] * 10),
+        (f"{ANY} when {{ context.approvals > 4 }}; {DENY};", "deny", [104]),
+    ],
+)
+def test_only_what_agreement_can_change_is_asked_again(
+    last: str, effect: str, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hundred that do not look at who has agreed are asked once; one of them that forbids ends the asking."""
+    hundred = " ".join(f"{DENY} when {{ context.recipient_count == {number + 10} }};" for number in range(100))
+    text = f"{hundred} {DENY} unless {{ context.approved }}; {ANY} when {{ context.time.hour > 30 }}; {last}"
+    counting = Counting()
+    monkeypatch.setattr(engine, "is_authorized_batch", counting)
+    assert decided(text, who(), WRITE).effect == effect
+    assert counting.asked == asked
 
 
 @settings(deadline=None)

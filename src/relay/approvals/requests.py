@@ -18,7 +18,6 @@ from relay.store.database import Database
 from relay.store.vault import Vault
 
 PENDING: Final = "pending"
-STATUSES: Final = ("pending", "approved", "denied", "expired", "withdrawn", "cancelled")
 MAX_PAGE: Final = 100
 
 

@@ -10,6 +10,7 @@ from relay.cli.context import fail, with_house
 from relay.cli.key_shared import key_id_option
 from relay.core.ids import new_id
 from relay.identity.operator import operator
+from relay.policy.installed import installed_services
 from relay.policy.kill_switch import KillSwitch
 from relay.policy.stops import stop_view
 from relay.store.api_keys import find_by_id
@@ -33,7 +34,9 @@ _Workspace = Annotated[
 ]
 _Key = Annotated[
     str | None,
-    typer.Option("--key", callback=key_id_option, help="This key, key_…, and every key that it made."),
+    typer.Option(
+        "--key", callback=key_id_option, help="This key, key_…, and every key that it made; chat: the chat's."
+    ),
 ]
 _Action = Annotated[str | None, typer.Option("--action", help="This action, in every workspace unless one is given.")]
 _Connector = Annotated[
@@ -129,7 +132,8 @@ def _kill_switch(house: "House") -> KillSwitch:
     from relay.engine import build_catalog  # not at the top: it brings the whole server
 
     settings = house.settings
-    return KillSwitch(house.database, build_catalog(settings, (settings.host, settings.port)))
+    catalog = build_catalog(settings, (settings.host, settings.port))
+    return KillSwitch(house.database, catalog, installed_services(settings))
 
 
 def _show(stops: Sequence[Stop], as_json: bool) -> None:

@@ -10,12 +10,11 @@ from relay.core.clock import now
 from relay.core.ids import new_id
 from relay.core.principal import Principal
 from relay.core.problem import Conflict, Invalid, NotFound
-from relay.policy.actors import require_living, require_person
+from relay.policy.actors import Services, require_key, require_living, require_person
 from relay.policy.measures import day_of, resets_at, summed_fields
 from relay.store.budget_use import BudgetUse
 from relay.store.budgets import Budget, BudgetRepository, BudgetScope, Measure
 from relay.store.database import Database
-from relay.store.kill_switch import has_key
 from relay.store.writer import Tx, Unit
 
 T = TypeVar("T")
@@ -47,11 +46,15 @@ class BudgetState:
 
 
 class BudgetBook:
-    """The budgets that are set. Changes hold in this process when a call returns, within a second in every other."""
+    """The budgets that are set. Changes hold in this process when a call returns, within a second in every other.
 
-    def __init__(self, database: Database, catalog: Catalog) -> None:
+    ``services`` are scopes by their ids, as keys are.
+    """
+
+    def __init__(self, database: Database, catalog: Catalog, services: Services) -> None:
         self._database = database
         self._catalog = catalog
+        self._services = services
         self._running: set[asyncio.Task[Any]] = set()
 
     async def all(self, workspace_id: str) -> list[BudgetState]:
@@ -87,8 +90,8 @@ class BudgetBook:
 
         def unit(tx: Tx) -> None:
             require_living(tx, actor, moment)
-            if wish.scope == "key" and not has_key(tx, actor.workspace_id, wish.subject):
-                raise NotFound("There is no such key.")
+            if wish.scope == "key":
+                require_key(tx, actor.workspace_id, wish.subject, self._services)
             if (twin := repository.twin_of(tx, budget)) is not None:
                 raise Conflict("There is a budget of this kind; change its limit.", budget_id=twin)
             if repository.count(tx) >= MAX_BUDGETS:

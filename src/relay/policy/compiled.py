@@ -13,6 +13,8 @@ MAX_REMEMBERED: Final = 1024
 MAX_SLICES: Final = 2048
 
 _NOBODY: Final = ""
+AGREEMENT: Final[frozenset[Path]] = frozenset({("approved",), ("approvals",), ("other_person",), EVERYTHING})
+"""What of the context changes with who has agreed; all else stays as it is from one demand to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,11 @@ class Statement:
     baseline: bool
     syntax: pst.Template = field(repr=False)
     looks_at: frozenset[Path]
+
+    @property
+    def looks_at_agreement(self) -> bool:
+        """Whether who has agreed may change what it says."""
+        return not AGREEMENT.isdisjoint(self.looks_at)
 
     @property
     def called(self) -> str:
@@ -50,7 +57,8 @@ class Statement:
 class Slice:
     """The policies that could match one kind of request. ``looks_at`` is all that they read of the context.
 
-    ``counts``: counters are among it.
+    ``counts``: counters are among it. ``agreed`` are those of them that are enough to decide about the same request
+    under another agreement, once no forbid among the others matches: None where that is all of them.
     """
 
     number: int
@@ -58,6 +66,7 @@ class Slice:
     statements: dict[str, Statement]
     looks_at: tuple[Path, ...]
     counts: bool
+    agreed: "Slice | None" = None
 
     @property
     def permits(self) -> bool:
@@ -110,9 +119,14 @@ class CompiledPolicies:
 
     def _cut(self, members: tuple[int, ...]) -> Slice:
         chosen = [self.statements[number] for number in members]
+        # Of a permit that a forbid outweighs Cedar does not say whether it matched, so they are asked again.
+        agreed = [found for found in chosen if found.effect == "permit" or found.looks_at_agreement]
+        return self._of(chosen, self._of(agreed) if len(agreed) < len(chosen) else None)
+
+    def _of(self, chosen: list[Statement], agreed: Slice | None = None) -> Slice:
         paths = frozenset[Path]().union(*(statement.looks_at for statement in chosen))
         looks_at = (EVERYTHING,) if EVERYTHING in paths else tuple(sorted(paths))
-        return Slice(next(self._numbers), _parsed(chosen), _numbered(chosen), looks_at, _counts(paths))
+        return Slice(next(self._numbers), _parsed(chosen), _numbered(chosen), looks_at, _counts(paths), agreed)
 
     def known(self, key: Any) -> Any:
         """Return what was remembered, None when there is nothing."""

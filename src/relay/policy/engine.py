@@ -142,7 +142,8 @@ def _verdict(inputs: DecisionInputs, policies: CompiledPolicies) -> _Verdict:
     key = (chosen.number, who, what, text, inputs.approvals, inputs.other_person)
     found: _Verdict | None = policies.known(key)
     if found is None:
-        found = _Question(who, what, chosen, seen).verdict(_Demand(inputs.approvals, inputs.other_person))
+        question = _Question(who, what, chosen, inputs.context, seen)
+        found = question.verdict(_Demand(inputs.approvals, inputs.other_person))
         if len(text) <= MAX_REMEMBERED:
             policies.remember(key, found)
     return found
@@ -169,26 +170,32 @@ def _seen(context: dict[str, Any], looks_at: Iterable[Path]) -> dict[str, Any]:
 class _Question:
     """One request, put to Cedar under one demand after the other."""
 
-    def __init__(self, who: PrincipalFacts, what: ActionFacts, chosen: Slice, seen: dict[str, Any]) -> None:
+    def __init__(
+        self, who: PrincipalFacts, what: ActionFacts, chosen: Slice, context: dict[str, Any], seen: dict[str, Any]
+    ) -> None:
         self._request = request_of(who, what)
         self._entities = entities_of(who, what)
         self._chosen = chosen
+        self._context = context
         self._seen = seen
 
     def verdict(self, actual: _Demand) -> _Verdict:
-        first = self._ask(actual)
+        first = self._ask(self._chosen, self._seen, actual)
         if first.errors:
             return _Verdict("deny", failed(first.by), by=first.by, error=True)
         if first.permitted:
             return _Verdict("allow", allowed(first.by), by=first.by)
-        if not self._chosen.permits:
+        # What forbids whoever has agreed forbids it under every demand.
+        if not self._chosen.permits or not all(statement.looks_at_agreement for statement in first.by):
             return _Verdict("deny", denied(first.by), by=first.by)
-        tried = [actual.seen(self._chosen.looks_at)]
+        asked = self._chosen.agreed or self._chosen
+        seen = _seen(self._context, asked.looks_at)
+        tried = [actual.seen(asked.looks_at)]
         for demand in _greater(actual):
-            if (looks := demand.seen(self._chosen.looks_at)) in tried:
+            if (looks := demand.seen(asked.looks_at)) in tried:
                 continue
             tried.append(looks)
-            answer = self._ask(demand)
+            answer = self._ask(asked, seen, demand)
             if answer.errors:
                 return _Verdict("deny", failed(answer.by), by=answer.by, error=True)
             if answer.permitted:
@@ -197,12 +204,10 @@ class _Question:
                 return _Verdict("require_approval", reason, demand.approvals, demand.other_person, by)
         return _Verdict("deny", denied(first.by), by=first.by)
 
-    def _ask(self, demand: _Demand) -> _Answer:
-        context = encode_json({**self._seen, **demand.seen(self._chosen.looks_at)})
-        request = {**self._request, "context": context}
-        (result,) = is_authorized_batch([request], self._chosen.policies, self._entities)
-        diagnostics = result.diagnostics
-        statements = self._chosen.statements
+    def _ask(self, chosen: Slice, seen: dict[str, Any], demand: _Demand) -> _Answer:
+        request = {**self._request, "context": encode_json({**seen, **demand.seen(chosen.looks_at)})}
+        (result,) = is_authorized_batch([request], chosen.policies, self._entities)
+        diagnostics, statements = result.diagnostics, chosen.statements
         if diagnostics.errors or result.decision is CedarDecision.NoDecision:
             return _Answer(False, True, tuple(_named_in(diagnostics.errors, statements)))
         by = tuple(statement for policy, statement in statements.items() if policy in diagnostics.reasons)

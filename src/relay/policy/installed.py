@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 from relay.catalog import ActionSpec
+from relay.core.principal import CHAT_ID
+from relay.policy.actors import Services
 from relay.policy.check import PolicyRefused, policy_schema
 from relay.policy.reach import Reach
 from relay.policy.schema import CatalogSchema
@@ -26,6 +28,11 @@ def installed_schema(catalog: Iterable[ActionSpec], settings: Settings) -> Catal
 def installed_reach(settings: Settings) -> Reach:
     """Return what is internal; ValueError for an entry of EGRESS_ALLOW that cannot be."""
     return Reach(settings.internal_domains, settings.egress_allow)
+
+
+def installed_services(settings: Settings) -> Services:
+    """Return the services, whether their doors are open or not: what has been shut may still have to be stopped."""
+    return {CHAT_ID: settings.chat_workspace}
 
 
 def _baseline(settings: Settings) -> str:

@@ -9,7 +9,7 @@ from relay.catalog import ActionSpec, Catalog
 from relay.core.clock import now
 from relay.core.principal import Principal
 from relay.core.problem import Conflict, Denied, Invalid, NotFound
-from relay.policy.actors import require_living, require_person
+from relay.policy.actors import Services, require_key, require_living, require_person
 from relay.policy.stopping import Stopping
 from relay.policy.stops import named, problem_of, stop_of, stops_key
 from relay.store.cache import GenerationCache
@@ -23,7 +23,6 @@ from relay.store.kill_switch import (
     begin_start,
     begin_turn,
     find_stop,
-    has_key,
     has_workspace,
     read_all_stops,
     read_stops,
@@ -47,12 +46,13 @@ class KillSwitch:
     Turning it on is exact: when :meth:`turn` has returned nothing that it stops begins any more, in no process, since
     :meth:`check` and :meth:`turn` exclude one another. An effect that had begun before goes on to its outcome.
     :class:`~relay.store.writer.StoreUnavailable` from any method when the database does not answer: what is not known
-    to be allowed does not start.
+    to be allowed does not start. ``services`` are stopped by their ids, as keys are.
     """
 
-    def __init__(self, database: Database, catalog: Catalog) -> None:
+    def __init__(self, database: Database, catalog: Catalog, services: Services) -> None:
         self._database = database
         self._catalog = catalog
+        self._services = services
         self._here: GenerationCache[list[Stop]] = GenerationCache(database.generation)
         self._turning: set[asyncio.Task[Any]] = set()
         self.stopping: Final = Stopping(database, catalog)
@@ -94,12 +94,12 @@ class KillSwitch:
 
         Doing again what is done already changes nothing. Everybody who may turn it at all may turn it on; off, only a
         person whose own key is not stopped, and what the operator turned on, only the operator. The operator alone
-        stops everything (``subject`` and ``workspace`` empty), or an action or a connector in every workspace
-        (``workspace`` empty). 403 otherwise; 404 for a workspace or a key that is not the caller's; 409 for more than
-        1000 stops; 422 for an action or a connector that does not exist, and for a reason of more than 500 printable
-        characters, or none.
+        stops everything (``subject`` and ``workspace`` empty), or an action, a connector or a service in every
+        workspace (``workspace`` empty). 403 otherwise; 404 for a workspace or a key that is not the caller's; 409 for
+        more than 1000 stops; 422 for an action or a connector that does not exist, and for a reason of more than 500
+        printable characters, or none.
         """
-        turn = _Turn(actor, on, kind, subject, workspace, checked_reason(reason), request_id)
+        turn = _Turn(actor, on, kind, subject, workspace, checked_reason(reason), request_id, self._services)
         turn.require_allowed()
         known = kind not in ("action", "connector") or self._exists(kind, subject)
         # A caller that hangs up must not leave the switch half turned, nor this process with a cache of before.
@@ -154,7 +154,15 @@ class _Turn:
     """One turn of the switch, as somebody asked for it."""
 
     def __init__(
-        self, actor: Principal, on: bool, kind: StopKind, subject: str, workspace: str, reason: str, request_id: str
+        self,
+        actor: Principal,
+        on: bool,
+        kind: StopKind,
+        subject: str,
+        workspace: str,
+        reason: str,
+        request_id: str,
+        services: Services,
     ) -> None:
         self.actor = actor
         self.on = on
@@ -163,6 +171,7 @@ class _Turn:
         self.workspace = workspace
         self.reason = reason
         self.request_id = request_id
+        self.services = services
         self.at = now()
         self.by_operator = actor.auth_method == "operator"
 
@@ -184,9 +193,10 @@ class _Turn:
     def unit(self, tx: Tx, known: bool) -> Stop | None:
         """Turn it; return what was turned, None when it was that way already."""
         require_living(tx, self.actor, self.at)
-        self._require_subject(tx)
         wanted = self.stop()
         existing = [found for whose in _AUTHORITIES if (found := self._existing(tx, whose)) is not None]
+        if not existing:
+            self._require_subject(tx)
         mine = next((found for found in existing if found.authority == wanted.authority), None)
         if not known and not existing:
             raise _invalid(f"/scope/{self.kind}", f"There is no {self.kind} of this name.")
@@ -225,8 +235,8 @@ class _Turn:
     def _require_subject(self, tx: Tx) -> None:
         if self.workspace and self.by_operator and not has_workspace(tx, self.workspace):
             raise NotFound("There is no such workspace.")
-        if self.kind == "key" and not has_key(tx, self.workspace, self.subject):
-            raise NotFound("There is no such key.")
+        if self.kind == "key" and not (self.workspace == EVERYWHERE and self.subject in self.services):
+            require_key(tx, self.workspace, self.subject, self.services)
 
     def event(self, stop: Stop, workspace: str) -> Any:
         """Return the event of this turn for one workspace's log."""

@@ -2,10 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import from_json, to_json
-from sqlalchemy import ColumnElement, bindparam, func, insert, literal_column, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    union_all,
+    update,
+)
 
 from relay.store.query import Query
 from relay.store.reader import Reader
@@ -13,6 +25,8 @@ from relay.store.tables import api_keys
 from relay.store.tables.approvals import approval_decisions, approvals
 from relay.store.writer import Tx
 
+ENDED: Final = ("approved", "denied", "expired", "withdrawn", "cancelled")
+"""Where a request ends."""
 _PENDING: ColumnElement[str] = literal_column("'pending'")
 
 
@@ -97,25 +111,31 @@ _DEMAND = Query(
     )
     .values(approvers=bindparam("persons"), other_person=bindparam("other"))
 )
-# The limit is inside: however many wait, no more are looked at than the bound that is asked about.
-_WAITING_OF = (
+# Key by key, so that an index leads to what waits of each, however many requests of others do. The limits are inside:
+# no more are looked at than the bound that is asked about.
+_KEYS_OF = union_all(
+    select(bindparam("account", type_=Text).label("id")),
+    select(api_keys.c.id).where(api_keys.c.parent_id == bindparam("account")),
+).subquery()
+_WAITING_OF_KEY = (
     select(approvals.c.id)
     .where(
         approvals.c.workspace_id == bindparam("w"),
-        or_(
-            approvals.c.requester_id == bindparam("account"),
-            approvals.c.requester_id.in_(select(api_keys.c.id).where(api_keys.c.parent_id == bindparam("account"))),
-        ),
+        approvals.c.requester_id == _KEYS_OF.c.id,
         approvals.c.status == _PENDING,
     )
-    .limit(bindparam("most"))
+    .limit(bindparam("most", type_=BigInteger))
+    .correlate(_KEYS_OF)
 )
 _WAITING = (
     select(approvals.c.id)
     .where(approvals.c.workspace_id == bindparam("w"), approvals.c.status == _PENDING)
     .limit(bindparam("most"))
 )
-_COUNT_OF = Query(select(func.count()).select_from(_WAITING_OF.subquery()))
+_NUMBER_OF_KEY = select(func.count()).select_from(_WAITING_OF_KEY.subquery()).correlate(_KEYS_OF).scalar_subquery()
+WAITING_OF: Final = select(func.sum(_NUMBER_OF_KEY)).select_from(_KEYS_OF)
+"""How many requests of an ``account`` and its child tokens are pending in a workspace ``w``, ``most`` of each key."""
+_COUNT_OF = Query(WAITING_OF)
 _COUNT = Query(select(func.count()).select_from(_WAITING.subquery()))
 _CHANGE_DECISION = Query(
     update(approval_decisions)
@@ -160,7 +180,7 @@ class ApprovalRepository:
     def waits_for(self, tx: Tx, account: str, most: int) -> int:
         """Return how many requests of a requester and its child tokens are pending, ``most`` where there are more."""
         row = tx.one(_COUNT_OF, w=self._workspace, account=account, most=most)
-        return int(row[0]) if row else 0
+        return min(int(row[0]), most) if row else 0
 
     def waiting(self, tx: Tx, most: int) -> int:
         """Return how many requests of the workspace are pending, ``most`` where there are more."""
@@ -218,12 +238,27 @@ class ApprovalRepository:
 
     async def ended(self, reader: Reader, before: str | None, limit: int, status: str | None) -> list[ApprovalRow]:
         """Return up to ``limit`` requests that wait no more, newest first: made before ``before``, of one status."""
-        query = select(*_APPROVAL).where(approvals.c.workspace_id == self._workspace, approvals.c.status != _PENDING)
-        if before is not None:
-            query = query.where(approvals.c.id < before)
-        if status is not None:
-            query = query.where(approvals.c.status == status)
-        return [ApprovalRow(*row) for row in await reader.all(query.order_by(approvals.c.id.desc()).limit(limit))]
+        rows = await reader.all(ended_requests(self._workspace, before, limit, status))
+        return [ApprovalRow(*row) for row in rows]
+
+
+def ended_requests(workspace_id: str, before: str | None, limit: int, status: str | None) -> Select[Any]:
+    """Return the statement of :meth:`ApprovalRepository.ended`: the newest of each status, and of those the newest.
+
+    So an index leads to every row that is looked at, and none is passed over because it waits.
+    """
+    newest = [_ended(workspace_id, before, limit, one).subquery() for one in (ENDED if status is None else (status,))]
+    found = union_all(*(select(part) for part in newest)).subquery()
+    return select(found).order_by(found.c.id.desc()).limit(limit)
+
+
+def _ended(workspace_id: str, before: str | None, limit: int, status: str) -> Select[Any]:
+    query = select(*_APPROVAL).where(
+        approvals.c.workspace_id == workspace_id, approvals.c.status != _PENDING, approvals.c.status == status
+    )
+    if before is not None:
+        query = query.where(approvals.c.id < before)
+    return query.order_by(approvals.c.id.desc()).limit(limit)
 
 
 async def lapsed_approvals(reader: Reader, at: int, limit: int) -> list[ApprovalRow]:

@@ -9,7 +9,7 @@ from typing import Any, Final, LiteralString
 from relay.store.target import Target
 from relay.store.writer import StoreUnavailable
 
-HEAD: Final = "0011"
+HEAD: Final = "0012"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _INSTALLED: Final = "SELECT 1 FROM installation"
 _VERSION: Final = "SELECT version_num FROM alembic_version"

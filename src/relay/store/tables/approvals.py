@@ -51,6 +51,16 @@ Index(
     postgresql_where=approvals.c.status == "pending",
 )
 
+# What has ended, and only that: lists of it cost the same however many wait.
+Index(
+    "approvals_ended",
+    approvals.c.workspace_id,
+    approvals.c.status,
+    approvals.c.id,
+    sqlite_where=approvals.c.status != "pending",
+    postgresql_where=approvals.c.status != "pending",
+)
+
 approval_decisions = Table(
     "approval_decisions",
     metadata,
