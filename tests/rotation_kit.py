@@ -29,7 +29,7 @@ def rotation_of(
 
 
 def care_of(house: House, *, period: int, rotates: bool) -> Care:
-    return Care(house.database, house.keyring, rotation_of(house), period=period, rotates=rotates)
+    return Care(house.database, house.envelopes, house.keyring, rotation_of(house), period=period, rotates=rotates)
 
 
 async def opened(house: House, envelopes: Envelopes | None = None) -> tuple[int, set[str]]:

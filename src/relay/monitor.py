@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from relay import __version__
 from relay.audit.anonymous import AnonymousFailures
-from relay.core.clock import DAY, MICROSECONDS
+from relay.core.clock import DAY, MICROSECONDS, now
 from relay.core.facts import RequestFacts
 from relay.core.ids import new_id
 from relay.doctor.registry import names
@@ -21,6 +21,7 @@ from relay.gate.limit import RequestLimits
 from relay.gate.operator import RequireOperator
 from relay.house import House
 from relay.identity.dev import dev_facts, is_direct_and_local
+from relay.rotation.workspaces import oldest
 from relay.settings import Settings, SettingsError
 from relay.settings.export import header_pairs
 from relay.store.measures import Measures
@@ -32,7 +33,7 @@ from relay.surface.edge import Edge
 from relay.surface.observe import Observer
 from relay.surface.security_log import SecurityLines
 from relay.surface.traced import TracedRequests
-from relay.telemetry.catalogue import SECRETS
+from relay.telemetry.catalogue import SECRETS, SECRETS_OF_WORKSPACES
 from relay.telemetry.exporter import Exporter
 from relay.telemetry.exposition import Exposition, Source, Values
 from relay.telemetry.metrics import Metrics
@@ -105,9 +106,11 @@ def exposition_of(house: House) -> Exposition:
 
 async def _secrets(house: House) -> Values:
     period = house.settings.secret_period_days * DAY / MICROSECONDS
+    owned = await oldest(house.database.reader, house.envelopes)
+    found = house.secret_ages() | {name: age.seconds(now()) for name, age in owned.items()}
     return {
-        "relay_secret_age_seconds": {(name,): age for name, age in house.secret_ages().items()},
-        "relay_secret_period_seconds": {(name,): period for name in SECRETS},
+        "relay_secret_age_seconds": {(name,): age for name, age in found.items()},
+        "relay_secret_period_seconds": {(name,): period for name in (*SECRETS, *SECRETS_OF_WORKSPACES)},
     }
 
 

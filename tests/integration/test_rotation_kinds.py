@@ -106,7 +106,7 @@ class TestPepper:
             rehashed = await gateway.key("audit:read", name="other")
             async with open_house(settings_for(target, data)) as house:
                 report = await rotation_of(house).pepper()
-                assert report.changed and "4 living API keys" in report.waiting
+                assert report.changed and "4 of the living API keys" in report.waiting
                 again = await rotation_of(house).pepper()
                 assert not again.changed and again.key == report.key, "never a third one"
                 made = await gateway.key("audit:read")
@@ -193,6 +193,27 @@ class TestWebhook:
             assert (await care.webhook(overlap=0)).changed
             assert sorted((await states(gateway.house, "webhook")).values()) == ["current", "old", "retired"]
             (await deliver(gateway, new, "msg_5")).expect(401)
+
+    async def test_one_that_has_leaked_ends_at_once(self, sqlite_target: Target, tmp_path: Path) -> None:
+        keys = tmp_path / "data" / "keys"
+
+        def current() -> str:
+            return (keys / "webhook_signing_secret").read_text().strip()
+
+        async with open_gateway(sqlite_target, tmp_path / "data") as gateway:
+            rotation, old = rotation_of(gateway.house), current()
+            assert (await rotation.webhook()).changed
+            new = current()
+            (await deliver(gateway, old, "msg_0")).expect(200)
+            report = await rotation.webhook(overlap=0)
+            assert not report.changed and report.waiting == "" and current() == new, "that ended one and made none"
+            assert sorted((await states(gateway.house, "webhook")).values()) == ["current", "retired"]
+            assert [path.name for path in keys.glob("webhook*")] == ["webhook_signing_secret"]
+            (await deliver(gateway, old, "msg_1")).expect(401)
+            (await deliver(gateway, new, "msg_2")).expect(200)
+            assert (await rotation.webhook(overlap=0)).changed and current() != new
+            (await deliver(gateway, new, "msg_3")).expect(401)
+            (await deliver(gateway, current(), "msg_4")).expect(200)
 
     @pytest.mark.parametrize("days", [1, -1])
     async def test_given_ones_overlap_to_a_day(self, target: Target, tmp_path: Path, days: int) -> None:

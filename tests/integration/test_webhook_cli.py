@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from relay import __version__
 from relay.cli.main import app
 from relay.crypto.webhooks import SCHEMES, Scheme, new_secret, new_secret_for
 from relay.store.target import Target
@@ -171,11 +173,34 @@ async def test_send_reaches_a_receiver(sqlite_target: Target, tmp_path: Path) ->
         assert status == 1 and out.startswith("401\n")
 
 
-def test_send_says_when_nobody_answers(secret_file: str) -> None:
-    done = relay("send", "http://127.0.0.1:9/", "--secret-file", secret_file, given="{}")
-    assert done.exit_code == 1 and "127.0.0.1:9 gave no answer" in done.output
-    odd = relay("send", "ftp://127.0.0.1/", "--secret-file", secret_file, given="{}")
-    assert odd.exit_code == 1
+def test_send_says_why_nobody_answered(secret_file: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closing, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+
+        def hang_up() -> None:
+            taken, _ = closing.accept()
+            heard.append(taken.recv(65536))
+            taken.close()
+
+        heard: list[bytes] = []
+        rude = threading.Thread(target=hang_up, daemon=True)
+        rude.start()
+        for url, why in (
+            (f"http://127.0.0.1:{port}/", f"No connection to 127.0.0.1:{port} could be made."),
+            ("http://nothing.invalid/", "The name nothing.invalid could not be resolved."),
+            (f"http://127.0.0.1:{closing.getsockname()[1]}/", "broke before a readable answer came"),
+        ):
+            done = relay("send", url, "--secret-file", secret_file, given="{}")
+            assert done.exit_code == 1 and why in done.output, done.output
+        rude.join()
+        assert f"user-agent: relay/{__version__}\r\n".encode() in heard[0].lower()
+
+
+def test_send_wants_a_url(secret_file: str) -> None:
+    for url in ("ftp://127.0.0.1/", "127.0.0.1", "https://user:password@127.0.0.1/"):
+        done = relay("send", url, "--secret-file", secret_file, given="{}")
+        assert done.exit_code == 2 and "The URL must" in done.output, done.output
 
 
 class Listening:

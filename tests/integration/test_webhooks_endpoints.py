@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from relay.egress import resolver
+from relay.egress import webhooks as egress_webhooks
 from relay.store.tables import envelopes, metadata
 from relay.store.target import Target
 from relay.webhooks.endpoints import MAX_ENDPOINTS
@@ -52,6 +56,58 @@ async def test_a_url_that_egress_refuses_is_not_stored(
         path = f"/webhooks/endpoints/{made['id']}"
         (await gateway.call("PATCH", path, json={"url": url}, key=gateway.admin)).expect(422)
         assert (await gateway.get(path, key=gateway.admin)).expect(200)["url"] == PUBLIC
+
+
+async def test_a_name_that_leads_to_refused_addresses_alone_is_not_stored(
+    sqlite_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads = {
+        "inside.example": ["10.0.0.7", "fd00::7"],
+        "metadata.example": ["169.254.169.254"],
+        "both.example": ["10.0.0.7", "93.184.216.34"],
+        "outside.example": ["93.184.216.34"],
+        "opened.example": ["10.0.0.7"],
+    }
+
+    def look_up(host: str, port: int, family: int) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+        if host not in leads:
+            raise OSError("no such host")
+        return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, 1, 6, "", (ip, port, 0, 0)) for ip in leads[host]]
+
+    monkeypatch.setattr(resolver, "_look_up", look_up)
+    async with sending(sqlite_target, tmp_path, EGRESS_ALLOW="opened.example") as gateway:
+        made = await endpoint(gateway, "https://outside.example/")
+        path = f"/webhooks/endpoints/{made['id']}"
+        for host, why in (("inside.example", "not public"), ("metadata.example", "never")):
+            body = {"url": f"https://{host}/", "events": ["*"]}
+            for answer in (
+                await gateway.post("/webhooks/endpoints", body, key=gateway.admin),
+                await gateway.call("PATCH", path, json={"url": body["url"]}, key=gateway.admin),
+            ):
+                (problem,) = answer.expect(422)["errors"]
+                assert problem["pointer"] == "/url" and why in problem["message"] and host in problem["message"]
+        for host in ("both.example", "opened.example", "not-there-yet.example"):
+            await endpoint(gateway, f"https://{host}/")
+        assert len((await gateway.get("/webhooks/endpoints", key=gateway.admin)).expect(200)["items"]) == 4
+
+
+async def test_a_name_server_that_never_answers_holds_no_endpoint_up(
+    sqlite_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def look_up(*_: object) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+        answers.wait(60)
+        return []
+
+    monkeypatch.setattr(resolver, "_look_up", look_up)
+    monkeypatch.setattr(egress_webhooks, "LOOK_UP_SECONDS", 0.05)
+    async with sending(sqlite_target, tmp_path) as gateway:
+        try:
+            async with asyncio.timeout(30):
+                await endpoint(gateway, PUBLIC)
+        finally:
+            answers.set()
 
 
 async def test_plain_http_goes_to_a_host_that_is_named(sqlite_target: Target, tmp_path: Path) -> None:

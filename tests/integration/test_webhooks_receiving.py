@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -17,6 +18,8 @@ from relay.store.tables import envelopes
 from relay.store.tables.webhooks_in import webhook_events, webhook_receipts, webhook_receiver_secrets
 from relay.store.target import Target
 from tests.gateway import Gateway, open_gateway
+from tests.receivers import open_receiver
+from tests.sending_kit import endpoint, sending, settled
 from tests.webhooks_kit import BODY, JSON_TYPE, Receiver, events_of, make_receiver, soon
 
 
@@ -348,6 +351,41 @@ async def test_the_workspace_is_told(gateway: Gateway, monkeypatch: pytest.Monke
     assert [draft.notice is not None and "payload" in draft.notice for draft in drafts] == [True, False, False, False]
     # Else an endpoint that leads back to a receiver would keep one event going round.
     assert drafts[3].notice is None
+
+
+async def test_endpoints_hear_of_the_senders_types_that_they_ask_for(target: Target, tmp_path: Path) -> None:
+    wanted = {
+        "exact": ["webhook.received:order.paid"],
+        "prefix": ["webhook.received:order.*"],
+        "both": ["webhook.received", "webhook.received:order.*", "webhook.received:order.paid"],
+        "named": ["webhook.received:*"],
+        "other": ["webhook.received:invoice.paid", "key.created"],
+    }
+    async with AsyncExitStack() as stack:
+        served = {name: await stack.enter_async_context(open_receiver()) for name in wanted}
+        gateway = await stack.enter_async_context(sending(target, tmp_path))
+        made = {name: await endpoint(gateway, served[name].url, *wanted[name]) for name in wanted}
+        assert made["both"]["events"] == sorted(wanted["both"])
+        elsewhere = await gateway.key("webhooks:manage", workspace="elsewhere")
+        await endpoint(gateway, served["other"].url, "webhook.received:*", key=elsewhere)
+        receiver = await make_receiver(gateway)
+        for number, type in enumerate(("order.paid", "order.refunded", "orders.paid", None)):
+            body = json.dumps({"n": number} if type is None else {"type": type})
+            (await receiver.deliver(body.encode(), id=f"msg_{number}")).expect(200)
+        (await gateway.post("/keys", {"scopes": ["audit:read"]}, key=gateway.admin)).expect(201)
+        await settled(gateway, 11, "succeeded")
+        heard = {
+            name: sorted(one.event["data"].get("event_type", "") for one in served[name].of("webhook.received"))
+            for name in wanted
+        }
+        assert heard == {
+            "exact": ["order.paid"],
+            "prefix": ["order.paid", "order.refunded"],
+            "both": ["", "order.paid", "order.refunded", "orders.paid"],
+            "named": ["order.paid", "order.refunded", "orders.paid"],
+            "other": [],
+        }
+        assert len(served["other"].received) == 1
 
 
 # Managing receivers

@@ -108,13 +108,15 @@ def send(
 
     It goes wherever you say, this machine included: the rules of egress are for destinations that others choose.
     """
-    from relay.egress.operator import NotSent, post
+    from relay.egress.operator import NotSent, NoUrl, post
 
     secret = _secret(secret_file, body_from_stdin=file is None)
     body = _body(file)
     headers = _headers(scheme, secret, body, message_id, None)
     try:
         answer = asyncio.run(post(url, {**headers, "Content-Type": content_type}, body, seconds=timeout))
+    except NoUrl as error:
+        fail(str(error), WRONG_USAGE)
     except NotSent as error:
         fail(str(error))
     text = answer.body[:_SHOWN_ANSWER].decode("utf-8", "backslashreplace")

@@ -1,5 +1,7 @@
 """Posting to webhook endpoints: like any other destination that others choose, under a lease in place of a permit."""
 
+import asyncio
+import socket
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,6 +11,7 @@ from relay.egress.policy import EgressPolicy
 from relay.egress.target import BadTarget, parse_target
 
 KEPT_OF_ANSWER: Final = 1024
+LOOK_UP_SECONDS: Final = 3.0
 
 
 class WebhookClient(HttpClient):
@@ -26,6 +29,26 @@ class WebhookClient(HttpClient):
         if target.scheme == "http" and not self.policy.opens(target):
             return "Webhooks go over https; plain http only to a host that EGRESS_ALLOW names."
         return super().refusal(url)
+
+    async def refusal_now(self, url: str) -> str | None:
+        """Say why nothing would be delivered to ``url`` now: as :meth:`refusal`, or because of where its name leads.
+
+        None for a name that does not resolve within three seconds, since it may tomorrow, and where one address of
+        several is not refused. Where a name leads can change: each delivery is judged anew, at its socket.
+        """
+        if (reason := self.refusal(url)) is not None:
+            return reason
+        target = parse_target(url)
+        if target.address is not None:
+            return None
+        try:
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                own = await self.policy.own_addresses(target.port)
+                found = await self._resolver.resolve(target.host, target.port, socket.AF_UNSPEC)
+        except OSError:  # a time-out is one as well
+            return None
+        reasons = [self.policy.peer_refusal(peer["host"], target.port, name=target.host, own=own) for peer in found]
+        return reasons[0] if reasons and all(reasons) else None
 
     async def post(
         self,

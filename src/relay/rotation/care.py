@@ -5,20 +5,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from sqlalchemy import select
-
-from relay.audit.record import event
 from relay.core.clock import DAY, HOUR, MICROSECONDS, iso, now
-from relay.rotation.ages import WARN_DAYS, Age, ages
+from relay.crypto.envelope import Envelopes
+from relay.rotation.ages import Age, ages
 from relay.rotation.keyring import Keyring
 from relay.rotation.notices import DUE, tell
 from relay.rotation.rotate import NothingToRotate, Report, Rotation, RotationRefused
 from relay.rotation.tidy import tidy
+from relay.rotation.workspaces import warn
 from relay.settings.errors import SettingsError
 from relay.settings.key_folder import SETTINGS, SecretKind
 from relay.store.database import Database
 from relay.store.notices import first_time
-from relay.store.tables.webhooks_in import webhook_receiver_secrets
 from relay.store.writer import StoreUnavailable, Tx
 from relay.telemetry.surviving import surviving
 
@@ -35,8 +33,18 @@ class Care:
     by itself is rotated when it is due; of several processes one does.
     """
 
-    def __init__(self, database: Database, keyring: Keyring, rotation: Rotation, *, period: int, rotates: bool) -> None:
+    def __init__(
+        self,
+        database: Database,
+        envelopes: Envelopes,
+        keyring: Keyring,
+        rotation: Rotation,
+        *,
+        period: int,
+        rotates: bool,
+    ) -> None:
         self._database = database
+        self._envelopes = envelopes
         self._keyring = keyring
         self._rotation = rotation
         self._period = period
@@ -60,7 +68,7 @@ class Care:
         done = await self._rotate(at) if self._rotates else []
         for age in ages(self._keyring):
             await self._warn(age, at)
-        await self._warn_of_receivers(at)
+        await warn(self._database, self._envelopes, period=self._period, at=at)
         return done
 
     async def _end(self) -> None:
@@ -108,33 +116,6 @@ class Care:
 
         if await self._database.writer.run(unit):
             log.warning("%s is %s to be rotated: due at %s", age.secret, state, notice["due_at"])
-
-    async def _warn_of_receivers(self, at: int) -> None:
-        """Warn the workspaces of receivers whose newest secret is old."""
-        column = webhook_receiver_secrets.c
-        rows = await self._database.reader.all(
-            select(column.id, column.receiver_id, column.workspace_id, column.created_at)
-            .where(column.expires_at.is_(None), column.created_at <= at - self._period + WARN_DAYS * DAY)
-            .order_by(column.id)
-            .limit(500)
-        )
-        for secret_id, receiver_id, workspace_id, created_at in rows:
-            age = Age(receiver_id, secret_id, created_at)
-            state = age.state(at, self._period)
-            notice = {"name": receiver_id, "state": state, "due_at": iso(created_at + self._period)}
-
-            def unit(
-                tx: Tx,
-                workspace: str = workspace_id,
-                receiver: str = receiver_id,
-                subject: str = f"secret:{secret_id}:{state}",
-                outcome: str = state,
-                told: dict[str, str] = notice,
-            ) -> None:
-                if first_time(tx, workspace, subject, at + _FOR_EVER):
-                    tx.record(event(DUE, workspace_id=workspace, target=receiver, outcome=outcome, notice=told))
-
-            await self._database.writer.run(unit)
 
     async def _looked(self) -> None:
         try:

@@ -131,7 +131,8 @@ class Rotation:
     async def webhook(self, *, due_before: int | None = None, overlap: int = OVERLAP) -> Report:
         """Give ``/webhooks/relay`` another secret; the one before is accepted for ``overlap`` microseconds more.
 
-        :class:`RotationRefused` where the settings give the secret: there the settings say until when.
+        While one before is still accepted no other is made; without ``overlap`` that one ends now, and nothing else
+        happens. :class:`NothingToRotate` where the settings give the secret: there the settings say until when.
         """
         if not self._keyring.folder.embedded("webhook"):
             raise NothingToRotate(
@@ -139,13 +140,18 @@ class Rotation:
                 "WEBHOOK_SIGNING_SECRET_PREVIOUS with its last day, and restart"
             )
         async with self._alone():
-            await self.end_webhook()
-            target, changed = await self._target("webhook", due_before)
+            current = self._keyring.current("webhook")
+            if await self.end_webhook(early=overlap == 0) and current is not None:
+                target, changed = current.id, False
+                self._progress("retired", "no earlier WEBHOOK_SIGNING_SECRET is accepted any more")
+            else:
+                target, changed = await self._target("webhook", due_before)
             if changed:
                 await self._promote("webhook", target, ends_at=now() + overlap)
             await tidy(self._keyring, "webhook")
-        ends = [row.ends_at for row in self._keyring.rows if row.kind == "webhook" and row.state == "old"]
-        waiting = f"the one before is accepted until {iso(ends[0])}" if ends and ends[0] is not None else ""
+        olds = [row for row in self._keyring.rows if row.kind == "webhook" and row.state == "old"]
+        ends = max((row.ends_at or 0 for row in olds), default=0)
+        waiting = f"the one before is accepted until {iso(ends)}" if ends > now() else ""
         return Report(SETTINGS["webhook"], target, changed, waiting)
 
     async def pepper(self, *, due_before: int | None = None) -> Report:
@@ -175,7 +181,7 @@ class Rotation:
             if len(live) < 2 or live[0].current_at is None or live[1].current_at is None:
                 return ""
             if needing := secrets.keys_under(live[1].id, at):
-                return f"{needing} living API keys have not been used since; they keep the old pepper until they end"
+                return f"{needing} of the living API keys not used since: the old pepper stays until they are, or end"
             if at < live[0].current_at + REST:
                 return "the old pepper rests a minute before it goes"
             secrets.retire_pepper(live[1].id, at)
@@ -184,19 +190,24 @@ class Rotation:
 
         return await self._write(unit)
 
-    async def end_webhook(self) -> None:
-        """Retire a webhook secret whose overlap has ended."""
+    async def end_webhook(self, *, early: bool = False) -> bool:
+        """Retire a webhook secret whose overlap has ended, with ``early`` one that lasts; say whether one did."""
 
-        def unit(tx: Tx) -> None:
-            secrets, at = Secrets(tx), now()
+        def unit(tx: Tx) -> bool:
+            secrets, at, cut = Secrets(tx), now(), False
             for row in secrets.of("webhook"):
-                if row.state == "old" and (row.ends_at or 0) <= at:
+                lasts = (row.ends_at or 0) > at
+                if row.state == "old" and (early or not lasts):
                     secrets.retire(row, at)
                     self._tell_retired(tx, SETTINGS["webhook"], row.id)
+                    cut = cut or lasts
+            return cut
 
-        if any(row.kind == "webhook" and row.state == "old" for row in self._keyring.rows):
-            await self._write(unit)
-            await self._keyring.refresh()
+        if not any(row.kind == "webhook" and row.state == "old" for row in self._keyring.rows):
+            return False
+        was = await self._write(unit)
+        await self._keyring.refresh()
+        return was
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -243,7 +254,9 @@ class Rotation:
         fresh = [secret for secret in keyring.holding(kind) if states.get(secret.id, "known") == "known"]
         if not fresh:
             if "old" in states.values():
-                raise NothingToRotate("the webhook secret before this one is still accepted; it ends by itself")
+                raise NothingToRotate(
+                    "the webhook secret before this one is still accepted; an overlap of 0 ends it now"
+                )
             if due_before is not None and (current.current_at or 0) > due_before:
                 raise NothingToRotate(f"{SETTINGS[kind]} is not due")
             keyring.folder.make(kind)
@@ -413,15 +426,8 @@ class Rotation:
         )
 
     def _tell_retired(self, tx: Tx, secret: str, id: str, details: dict[str, Any] | None = None) -> None:
-        tell(
-            tx,
-            RETIRED,
-            "",
-            target=secret,
-            principal=self._principal,
-            notice={},
-            details={"secret": secret, "key": id, **(details or {})},
-        )
+        about = {"secret": secret, "key": id, **(details or {})}
+        tell(tx, RETIRED, "", target=secret, principal=self._principal, notice={}, details=about)
 
     async def _write(self, unit: Callable[[Tx], T]) -> T:
         result = await self._database.writer.run(unit)

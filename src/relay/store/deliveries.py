@@ -127,8 +127,8 @@ _VOID_LEASES: Final = Query(
     update(webhook_deliveries).where(_D.lease_until.is_not(None)).values(lease_until=None, due_at=bindparam("due"))
 )
 _STATUS: Final = Query(select(_D.status).where(_THIS))
-_ON_ITS_WAY: Final = Query(
-    select(_D.id)
+_PENDING_OF: Final = Query(
+    select(*_COLUMNS)
     .where(
         _D.message_id == bindparam("message"),
         _D.endpoint_id == bindparam("endpoint"),
@@ -137,6 +137,7 @@ _ON_ITS_WAY: Final = Query(
     )
     .limit(1)
 )
+_HASTEN: Final = Query(update(webhook_deliveries).where(_THIS, _PENDING).values(due_at=bindparam("due")))
 _GET: Final = Query(select(*_COLUMNS).where(_THIS))
 _later = aliased(webhook_deliveries)
 _DEAD: Final = Query(
@@ -149,6 +150,22 @@ _DEAD: Final = Query(
         ~exists().where(
             _later.c.message_id == _D.message_id, _later.c.endpoint_id == _D.endpoint_id, _later.c.id > _D.id
         ),
+    )
+    .order_by(_D.id)
+    .limit(bindparam("most"))
+)
+
+_WAITING: Final = Query(
+    select(_D.id)
+    .where(
+        _OF_ENDPOINT,
+        _PENDING,
+        _D.id > bindparam("after"),
+        _D.attempts > 0,
+        _D.due_at > bindparam("later"),
+        # The due time of one under way is the end of its lease.
+        or_(_D.lease_until.is_(None), _D.lease_until <= bindparam("moment")),
+        _D.created_at >= bindparam("since"),
     )
     .order_by(_D.id)
     .limit(bindparam("most"))
@@ -266,9 +283,33 @@ class DeliveryRepository:
         row = tx.one(_GET, delivery=delivery_id, ws=self._workspace)
         return DeliveryRow(*row) if row else None
 
-    def on_its_way(self, tx: Tx, message_id: str, endpoint_id: str) -> bool:
-        """Say whether a delivery of a message to an endpoint is pending."""
-        return tx.one(_ON_ITS_WAY, message=message_id, endpoint=endpoint_id, ws=self._workspace) is not None
+    def pending_of(self, tx: Tx, message_id: str, endpoint_id: str) -> DeliveryRow | None:
+        """Return the pending delivery of a message to a locked endpoint, if there is one."""
+        row = tx.one(_PENDING_OF, message=message_id, endpoint=endpoint_id, ws=self._workspace)
+        return DeliveryRow(*row) if row else None
+
+    def hasten(self, tx: Tx, delivery_ids: Sequence[str], due_at: int) -> None:
+        """Make pending deliveries of a locked endpoint, none of which is under way, due then."""
+        tx.many(_HASTEN, [{"delivery": id, "ws": self._workspace, "due": due_at} for id in delivery_ids])
+
+    def waiting_since(
+        self, tx: Tx, endpoint_id: str, *, since: int, moment: int, held: bool, after: str, most: int
+    ) -> list[str]:
+        """Return deliveries of an endpoint that have failed and wait for a later time than ``moment``, oldest first.
+
+        With ``held``, those as well that are due and wait for the endpoint itself.
+        """
+        rows = tx.all(
+            _WAITING,
+            endpoint=endpoint_id,
+            ws=self._workspace,
+            since=since,
+            moment=moment,
+            later=0 if held else moment,
+            after=after,
+            most=most,
+        )
+        return [str(row[0]) for row in rows]
 
     def dead_since(self, tx: Tx, endpoint_id: str, *, since: int, after: str, most: int) -> list[DeliveryRow]:
         """Return dead letters of an endpoint, oldest first, whose message has had no later delivery there."""

@@ -242,6 +242,25 @@ class EndpointsOfAllWorkspaces:
         return [(str(id), str(workspace), from_json(events)) for id, workspace, events in tx.all(_ROUTES)]
 
     @staticmethod
+    async def sealed_in_use(reader: Reader, *, before: int, after: str, most: int) -> list[tuple[str, str, int, bytes]]:
+        """Return id, workspace, time and envelope of up to ``most`` enabled endpoints made up to ``before``, by id."""
+        rows = await reader.all(
+            select(endpoints.c.id, endpoints.c.workspace_id, endpoints.c.created_at, envelopes.c.body)
+            .join(
+                envelopes,
+                and_(
+                    envelopes.c.purpose == PURPOSE,
+                    envelopes.c.record_id == endpoints.c.id,
+                    envelopes.c.workspace_id == endpoints.c.workspace_id,
+                ),
+            )
+            .where(endpoints.c.status == _ENABLED, endpoints.c.created_at <= before, endpoints.c.id > after)
+            .order_by(endpoints.c.id)
+            .limit(most)
+        )
+        return [(str(id), str(workspace), int(at), bytes(body)) for id, workspace, at, body in rows]
+
+    @staticmethod
     def generation(tx: Tx) -> int:
         """Return a number that moves whenever :meth:`routes` may have changed."""
         row = tx.one(_GENERATION)

@@ -178,6 +178,23 @@ class ReceiverRepository:
         return found
 
 
+async def secrets_in_use(reader: Reader, *, before: int, after: str, most: int) -> list[SecretRow]:
+    """Return up to ``most`` newest secrets of enabled receivers made up to ``before``, by id, of every workspace."""
+    rows = await reader.all(
+        select(*_SECRET)
+        .join(webhook_receivers, webhook_receivers.c.id == webhook_receiver_secrets.c.receiver_id)
+        .where(
+            webhook_receivers.c.enabled == 1,
+            webhook_receiver_secrets.c.expires_at.is_(None),
+            webhook_receiver_secrets.c.created_at <= before,
+            webhook_receiver_secrets.c.id > after,
+        )
+        .order_by(webhook_receiver_secrets.c.id)
+        .limit(most)
+    )
+    return [SecretRow(*row) for row in rows]
+
+
 async def find_for_delivery(reader: Reader, receiver_id: str, at: int) -> SealedReceiver | None:
     """Return the enabled receiver of this id with what is alive of its secrets, whatever its workspace.
 

@@ -88,6 +88,7 @@ MODEL_OUTCOMES: Final = (
 )
 UNUSUAL: Final = ("first_use", "new_network", "volume", "denials_then_success")
 SECRETS: Final = ("SECRET_KEY", "OAUTH_ENCRYPTION_KEY", "WEBHOOK_SIGNING_SECRET", "pepper")
+SECRETS_OF_WORKSPACES: Final = ("webhook_receivers", "webhook_endpoints")
 
 METRICS: Final = (
     Metric(
@@ -305,12 +306,18 @@ METRICS: Final = (
         shared=True,
     ),
     Metric("relay_keys", "gauge", "API keys that live.", {"kind": ("agent", "person")}, shared=True),
-    Metric("relay_secret_age_seconds", "gauge", "Since when a secret is in use.", {"secret": SECRETS}, shared=True),
+    Metric(
+        "relay_secret_age_seconds",
+        "gauge",
+        "For how long a secret has been in use; of workspaces' own, the oldest.",
+        {"secret": (*SECRETS, *SECRETS_OF_WORKSPACES)},
+        shared=True,
+    ),
     Metric(
         "relay_secret_period_seconds",
         "gauge",
         "After which age a secret should be rotated.",
-        {"secret": SECRETS},
+        {"secret": (*SECRETS, *SECRETS_OF_WORKSPACES)},
         shared=True,
     ),
     Metric(

@@ -18,7 +18,7 @@ from relay.store.endpoints import PURPOSE, EndpointRepository, EndpointRow
 from relay.store.vault import Sealed as Envelope
 from relay.store.vault import Vault
 from relay.store.writer import Tx
-from relay.webhooks.health import DELETED, disable, endpoint_event
+from relay.webhooks.health import DELETED, disable, endpoint_event, resume
 from relay.webhooks.outbox import Outbox, message
 from relay.webhooks.sealed import Sealed
 from relay.webhooks.turns import in_turn
@@ -26,6 +26,7 @@ from relay.webhooks.types import TEST, unknown
 
 MAX_ENDPOINTS: Final = 50
 MAX_EVENTS: Final = 50
+MAX_PATTERN: Final = 120
 MAX_DESCRIPTION: Final = 200
 DEFAULT_OVERLAP_HOURS: Final = 24
 MAX_OVERLAP_HOURS: Final = 168
@@ -33,11 +34,23 @@ _MISSING: Final = "There is no such endpoint."
 
 
 @dataclass(frozen=True, slots=True)
+class SecretLife:
+    """From when to when a secret signs, in microseconds; ``until`` is None for the newest.
+
+    ``since`` is None for a secret that a version of Relay made which did not note it.
+    """
+
+    since: int | None
+    until: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint as it is shown: with its URL, without any secret."""
+    """An endpoint as it is shown: with its URL and how long its secrets live, oldest first; never a secret."""
 
     row: EndpointRow
     url: str
+    secrets: tuple[SecretLife, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +99,9 @@ class Endpoints:
         request_id: str,
     ) -> NewSecret:
         """Make an endpoint with a fresh secret; 409 when the workspace has as many as it may have."""
-        self._require_url(url)
-        sealed, at = Sealed.new(url), now()
+        await self._require_url(url)
+        at = now()
+        sealed = Sealed.new(url, at)
         row = EndpointRow(
             id=new_id("end"),
             workspace_id=maker.workspace_id,
@@ -116,14 +130,15 @@ class Endpoints:
             tx.record(endpoint_event("created", row, maker.id, request_id))
 
         await self._database.writer.run(unit)
-        return NewSecret(Endpoint(row, url), sealed.secrets[0].text)
+        return NewSecret(_shown(row, sealed, at), sealed.secrets[0].text)
 
     async def list(self, workspace_id: str) -> list[Endpoint]:
         """Return every endpoint, newest first."""
         repository, reader = EndpointRepository(workspace_id), self._database.reader
         rows = await repository.all(reader)
         bodies = await repository.envelopes_of(reader, [row.id for row in rows])
-        return [Endpoint(row, self._open(row, bodies[row.id]).url) for row in rows if row.id in bodies]
+        at = now()
+        return [_shown(row, self._open(row, bodies[row.id]), at) for row in rows if row.id in bodies]
 
     async def get(self, workspace_id: str, endpoint_id: str) -> Endpoint:
         """Return one endpoint."""
@@ -132,12 +147,12 @@ class Endpoints:
         bodies = await repository.envelopes_of(reader, [endpoint_id])
         if row is None or endpoint_id not in bodies:
             raise NotFound(_MISSING)
-        return Endpoint(row, self._open(row, bodies[endpoint_id]).url)
+        return _shown(row, self._open(row, bodies[endpoint_id]), now())
 
     async def change(self, actor: Principal, endpoint_id: str, changes: Changes, request_id: str) -> Endpoint:
         """Change an endpoint. Disabling makes dead letters of what was still to be delivered."""
         if changes.url is not None:
-            self._require_url(changes.url)
+            await self._require_url(changes.url)
         types = None if changes.events is None else _stored(changes.events)
         endpoints = EndpointRepository(actor.workspace_id)
 
@@ -145,19 +160,19 @@ class Endpoints:
             old, sealed = self._locked(tx, endpoints, endpoint_id)
             at = now()
             row = _applied(old, changes, types, at)
-            url = sealed.url if changes.url is None else changes.url
-            if row != replace(old, changed_at=at) or url != sealed.url:
+            kept = sealed if changes.url is None else replace(sealed, url=changes.url)
+            if row != replace(old, changed_at=at) or kept != sealed:
                 endpoints.change(tx, row)
                 self._outbox.routes_changed(tx)
-            if _content(row, url) != _content(old, sealed.url):
+            if _content(row, kept.url) != _content(old, sealed.url):
                 tx.record(endpoint_event("changed", row, actor.id, request_id))
-            if url != sealed.url:
-                endpoints.reseal(tx, self._seal(row, replace(sealed, url=url)))
+            if kept != sealed:
+                endpoints.reseal(tx, self._seal(row, kept))
             if changes.enabled is True and old.status == "disabled":
                 tx.record(endpoint_event("enabled", row, actor.id, request_id))
             if changes.enabled is False and old.status == "enabled":
                 row = disable(tx, self._outbox, row, "switched_off", at, principal=actor.id, request_id=request_id)
-            return Endpoint(row, url)
+            return _shown(row, kept, at)
 
         return await in_turn(self._database.writer, unit)
 
@@ -189,7 +204,7 @@ class Endpoints:
             endpoints.change(tx, row)
             endpoints.reseal(tx, self._seal(row, rotated))
             tx.record(endpoint_event("rotated", row, actor.id, request_id))
-            return NewSecret(Endpoint(row, sealed.url), rotated.secrets[0].text, until)
+            return NewSecret(_shown(row, rotated, at), rotated.secrets[0].text, until)
 
         return await in_turn(self._database.writer, unit)
 
@@ -205,18 +220,14 @@ class Endpoints:
                 raise Conflict("This endpoint is disabled; enable it first.")
             draft = endpoint_event("tested", row, actor.id, request_id)
             (delivery,) = self._outbox.put(tx, [message(TEST, draft, (endpoint_id,))])
-            if row.paused_until is not None:
-                # Whoever tests has mended something, and shall not wait for the end of a pause.
-                endpoints.set_health(
-                    tx, row.id, failures=row.failures, failing_since=row.failing_since, paused_until=None
-                )
+            resume(tx, row)
             tx.record(draft)
             return delivery.id
 
         return await in_turn(self._database.writer, unit)
 
-    def _require_url(self, url: str) -> None:
-        if (reason := self._client.refusal(url)) is not None:
+    async def _require_url(self, url: str) -> None:
+        if (reason := await self._client.refusal_now(url)) is not None:
             raise Invalid("The request is not valid; see errors.", errors=[{"pointer": "/url", "message": reason}])
 
     def _locked(self, tx: Tx, endpoints: EndpointRepository, endpoint_id: str) -> tuple[EndpointRow, Sealed]:
@@ -233,6 +244,11 @@ class Endpoints:
         return self._vault.seal(
             sealed.pack(), workspace=row.workspace_id, purpose=PURPOSE, record_id=row.id, expires_at=None
         )
+
+
+def _shown(row: EndpointRow, sealed: Sealed, at: int) -> Endpoint:
+    lives = [SecretLife(secret.since, secret.until) for secret in sealed.living(at)]
+    return Endpoint(row, sealed.url, tuple(reversed(lives)))
 
 
 def _content(row: EndpointRow, url: str) -> tuple[str, ...]:

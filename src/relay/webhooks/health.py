@@ -51,6 +51,14 @@ def note_success(tx: Tx, row: EndpointRow) -> None:
         EndpointRepository(row.workspace_id).recover(tx, row.id)
 
 
+def resume(tx: Tx, row: EndpointRow) -> None:
+    """End a locked endpoint's pause: whoever asks for a delivery now has mended something and shall not wait."""
+    if row.paused_until is not None:
+        EndpointRepository(row.workspace_id).set_health(
+            tx, row.id, failures=row.failures, failing_since=row.failing_since, paused_until=None
+        )
+
+
 def close_stranded(tx: Tx, endpoint: str, workspace: str, at: int) -> None:
     """Make dead letters of what came for an endpoint while it was disabled or deleted."""
     row = EndpointRepository(workspace).lock(tx, endpoint)

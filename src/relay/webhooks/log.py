@@ -1,7 +1,8 @@
 """The delivery log: what was sent where and what came back, and sending it again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from relay.audit.record import event
@@ -11,10 +12,11 @@ from relay.core.principal import Principal
 from relay.core.problem import Conflict, Gone, NotFound
 from relay.store.database import Database
 from relay.store.deliveries import AttemptRow, DeliveryRepository, DeliveryRow, insert_deliveries, new_delivery
-from relay.store.endpoints import EndpointRepository
+from relay.store.endpoints import EndpointRepository, EndpointRow
 from relay.store.envelopes import EnvelopeRepository
 from relay.store.vault import Vault
 from relay.store.writer import Tx
+from relay.webhooks.health import resume
 from relay.webhooks.journal import ANSWER_PURPOSE, answer_id
 from relay.webhooks.outbox import PURPOSE as MESSAGE_PURPOSE
 from relay.webhooks.outbox import Outbox
@@ -82,10 +84,11 @@ class DeliveryLog:
         return row, attempts, body
 
     async def replay(self, actor: Principal, delivery_id: str, request_id: str) -> DeliveryRow:
-        """Deliver a message again, under the same message id, and return the new delivery.
+        """Deliver a message again now, under the same message id, and return the delivery that does.
 
-        409 while the message is on its way to that endpoint, or the endpoint is disabled or gone; 410 once the message
-        has been erased.
+        That is a new one; or, where one of this message waits there to be tried again, that one, which then waits no
+        longer. 409 while the message is on its way to that endpoint, or the endpoint is disabled or gone; 410 once the
+        message has been erased.
         """
         deliveries = DeliveryRepository(actor.workspace_id)
         draft = event(
@@ -100,22 +103,30 @@ class DeliveryLog:
             row = deliveries.get(tx, delivery_id)
             if row is None:
                 raise NotFound("There is no such delivery.")
-            _require_enabled(tx, actor.workspace_id, row.endpoint_id)
-            if deliveries.on_its_way(tx, row.message_id, row.endpoint_id):
+            endpoint, at = _enabled(tx, actor.workspace_id, row.endpoint_id), now()
+            pending = deliveries.pending_of(tx, row.message_id, row.endpoint_id)
+            if pending is not None and not _waits(pending, endpoint, at):
                 raise Conflict("This message is on its way to that endpoint.")
             if not EnvelopeRepository(actor.workspace_id).exists(tx, purpose=MESSAGE_PURPOSE, record_id=row.message_id):
                 raise Gone("The message was erased after its retention.")
-            (again,) = self._again(tx, [row])
+            if pending is None:
+                (again,) = self._again(tx, [row])
+            else:
+                again = replace(pending, due_at=min(pending.due_at, at))
+                deliveries.hasten(tx, [again.id], again.due_at)
+                self._outbox.due(tx, (again.endpoint_id,))
+            resume(tx, endpoint)
             tx.record(draft)
             return again
 
         return await in_turn(self._database.writer, unit)
 
     async def replay_failed(self, actor: Principal, endpoint_id: str, since: int, request_id: str) -> tuple[int, bool]:
-        """Deliver every dead letter of an endpoint since a time again, oldest first.
+        """Deliver all that failed at an endpoint since a time again, oldest first.
 
-        Messages that have had a later delivery there are left out, so that asking twice sends once. Returns how many
-        there were, and whether there are more than :data:`MAX_REPLAYED`. 404 and 409 as for :meth:`replay`.
+        Dead letters whose message has had no later delivery there get a new one; those that wait to be tried again
+        wait no longer. Asking twice sends once. Returns how many there were, and whether there may be more than
+        :data:`MAX_REPLAYED`. 404 and 409 as for :meth:`replay`.
         """
         deliveries = DeliveryRepository(actor.workspace_id)
         draft = event(
@@ -125,24 +136,43 @@ class DeliveryLog:
             request_id=request_id,
             target=endpoint_id,
         )
-        total, after = 0, ""
-        while total < MAX_REPLAYED:
+        at, held = now(), False
 
-            def unit(tx: Tx, after: str = after, first: bool = total == 0) -> list[DeliveryRow]:
-                _require_enabled(tx, actor.workspace_id, endpoint_id, missing=NotFound("There is no such endpoint."))
-                dead = deliveries.dead_since(tx, endpoint_id, since=since, after=after, most=_AT_ONCE)
-                if dead:
-                    self._again(tx, dead)
-                if first:
-                    tx.record(draft)
-                return dead
+        def hasten(tx: Tx, after: str) -> list[str]:
+            found = deliveries.waiting_since(
+                tx, endpoint_id, since=since, moment=at, held=held, after=after, most=_AT_ONCE
+            )
+            if found:
+                deliveries.hasten(tx, found, at)
+            self._outbox.due(tx, (endpoint_id,))
+            return found
 
-            found = await in_turn(self._database.writer, unit)
-            total += len(found)
-            if len(found) < _AT_ONCE:
-                return total, False
-            after = found[-1].id
-        return total, True
+        def resend(tx: Tx, after: str) -> list[str]:
+            dead = deliveries.dead_since(tx, endpoint_id, since=since, after=after, most=_AT_ONCE)
+            if dead:
+                self._again(tx, dead)
+            return [row.id for row in dead]
+
+        def unit(step: Callable[[Tx, str], list[str]], after: str, first: bool, tx: Tx) -> list[str]:
+            endpoint = _enabled(tx, actor.workspace_id, endpoint_id, missing=NotFound("There is no such endpoint."))
+            nonlocal held
+            held = held or _paused(endpoint, at)
+            found = step(tx, after)
+            if first:
+                resume(tx, endpoint)
+                tx.record(draft)
+            return found
+
+        total, first = 0, True
+        for step in (hasten, resend):
+            after = ""
+            while total < MAX_REPLAYED:
+                found = await in_turn(self._database.writer, partial(unit, step, after, first))
+                total, first = total + len(found), False
+                if len(found) < _AT_ONCE:
+                    break
+                after = found[-1]
+        return total, total >= MAX_REPLAYED
 
     def _again(self, tx: Tx, rows: Sequence[DeliveryRow]) -> list[DeliveryRow]:
         at = now()
@@ -164,12 +194,25 @@ class DeliveryLog:
         return again
 
 
-def _require_enabled(tx: Tx, workspace_id: str, endpoint_id: str, missing: Exception | None = None) -> None:
+def _enabled(tx: Tx, workspace_id: str, endpoint_id: str, missing: Exception | None = None) -> EndpointRow:
+    """Return an enabled endpoint, locked."""
     endpoint = EndpointRepository(workspace_id).lock(tx, endpoint_id)
     if endpoint is None:
         raise missing or Conflict("The endpoint of this delivery has been deleted.")
     if endpoint.status != "enabled":
         raise Conflict("This endpoint is disabled; enable it first.")
+    return endpoint
+
+
+def _waits(pending: DeliveryRow, endpoint: EndpointRow, at: int) -> bool:
+    """Say whether nobody is sending a pending delivery or about to: it, or its endpoint, waits for a later time."""
+    if pending.lease_until is not None and pending.lease_until > at:
+        return False
+    return pending.due_at > at or _paused(endpoint, at)
+
+
+def _paused(endpoint: EndpointRow, at: int) -> bool:
+    return (endpoint.paused_until or 0) > at
 
 
 def _text(answer: bytes) -> str:

@@ -21,7 +21,7 @@ from relay.store.generation import Generation
 from relay.store.query import Query
 from relay.store.tables import envelopes as envelopes_table
 from relay.store.writer import BrokenBatch, Tx
-from relay.webhooks.types import EventType, expand, type_of
+from relay.webhooks.types import RECEIVED, EventType, asks, expand, type_of
 
 PURPOSE: Final = "webhook-message"
 MAX_REMEMBERED: Final = 4096
@@ -88,7 +88,7 @@ class Outbox:
             return
         found = []
         for kind, draft in told:
-            if endpoints := routes.get(draft.workspace_id, {}).get(kind.name):
+            if endpoints := _asking(routes.get(draft.workspace_id, {}), kind, draft):
                 found.append(_message(kind, draft, endpoints))
                 self._remember(found[-1].id, draft.request_id)
         if found:
@@ -164,6 +164,15 @@ class Outbox:
             "body": body,
             "expires_at": until,
         }
+
+
+def _asking(wanted: dict[str, tuple[str, ...]], kind: EventType, draft: EventDraft) -> tuple[str, ...]:
+    """Return the endpoints of a workspace that ask for an event, each once."""
+    every = wanted.get(kind.name, ())
+    if kind.name != RECEIVED:
+        return every
+    of_type = (name for pattern, names in wanted.items() if asks(pattern, draft) for name in names)
+    return tuple(dict.fromkeys((*every, *of_type)))
 
 
 def _message(kind: EventType, draft: EventDraft, endpoints: tuple[str, ...]) -> Message:

@@ -39,10 +39,10 @@ from relay.store.vault import Vault
 from relay.store.writer import Tx
 from relay.telemetry.metrics import Metrics
 from relay.webhooks.receive_body import Reading, read_body
+from relay.webhooks.types import RECEIVED
 
 OWN_ID: Final = "relay"
 OWN_WORKSPACE: Final = "default"
-ANNOUNCED: Final = "webhook.received"
 MAX_ANNOUNCED_PAYLOAD: Final = 16 * 1024
 REMEMBERED_TIMED: Final = 7 * DAY
 REMEMBERED_UNTIMED: Final = 90 * DAY
@@ -296,7 +296,7 @@ def _notice(signed: Signed, reading: Reading, row: ReceivedRow) -> dict[str, Any
 
     An endpoint that leads back to a receiver would otherwise keep one event going round for ever.
     """
-    if reading.type == ANNOUNCED:
+    if reading.type == RECEIVED:
         return None
     notice = {
         "event_id": row.id,

@@ -15,6 +15,9 @@ from relay.core.event import EventDraft
 from relay.telemetry.catalogue import UNUSUAL
 
 ANY: Final = "*"
+RECEIVED: Final = "webhook.received"
+OF_SENDER: Final = f"{RECEIVED}:"
+"""Before a sender's own type, or a prefix of such types: asks only for what was received of that type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +288,7 @@ CATALOGUE: Final[tuple[EventType, ...]] = (
     EventType(
         "secret.rotation_due",
         "A secret should be rotated: sent once 14 days before (`soon`) and once when its period has passed (`due`). "
-        "`name` is its setting, `pepper`, or the receiver of the workspace whose secret it is.",
+        "`name` is its setting, `pepper`, or the receiver or endpoint of the workspace whose secret it is.",
         (Source("secrets:secret:due"),),
         (
             noted("name", _TEXT, "WEBHOOK_SIGNING_SECRET"),
@@ -305,7 +308,7 @@ CATALOGUE: Final[tuple[EventType, ...]] = (
         ),
     ),
     EventType(
-        "webhook.received",
+        RECEIVED,
         "A webhook arrived at one of the workspace's receivers and was verified. `payload` is what it said, where "
         "that is JSON of less than 16 KiB.",
         (Source("webhooks:event:received"),),
@@ -352,17 +355,34 @@ def type_of(draft: EventDraft) -> EventType | None:
 def expand(wanted: list[str]) -> frozenset[str]:
     """Return the types that a filter asks for: ``*``, names, and prefixes such as ``run.*``.
 
-    A pattern that fits no type asks for nothing, so that a stored filter survives the loss of a type.
+    A pattern of senders' types (:data:`OF_SENDER`) stays as it is. One that fits no type asks for nothing, so that a
+    stored filter survives the loss of a type.
     """
     found: set[str] = set()
     for pattern in wanted:
+        if _is_of_sender(pattern):
+            found.add(pattern)
         found.update(name for name in _ASKED_FOR if _fits(pattern, name))
     return frozenset(found)
 
 
+def asks(pattern: str, draft: EventDraft) -> bool:
+    """Say whether a pattern of senders' types fits what was received with this audit event."""
+    told = (draft.notice or {}).get("event_type") or ""
+    return _is_of_sender(pattern) and bool(told) and _fits(pattern.removeprefix(OF_SENDER), told)
+
+
 def unknown(wanted: list[str]) -> list[str]:
     """Return the patterns of a filter that fit no type that can be asked for."""
-    return [pattern for pattern in wanted if not any(_fits(pattern, name) for name in _ASKED_FOR)]
+    return [
+        pattern
+        for pattern in wanted
+        if not _is_of_sender(pattern) and not any(_fits(pattern, name) for name in _ASKED_FOR)
+    ]
+
+
+def _is_of_sender(pattern: str) -> bool:
+    return pattern.startswith(OF_SENDER) and len(pattern) > len(OF_SENDER) and pattern.isprintable()
 
 
 def _fits(pattern: str, name: str) -> bool:

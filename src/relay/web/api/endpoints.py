@@ -16,6 +16,7 @@ from relay.webhooks.endpoints import (
     MAX_DESCRIPTION,
     MAX_EVENTS,
     MAX_OVERLAP_HOURS,
+    MAX_PATTERN,
     Changes,
     Endpoint,
     Endpoints,
@@ -29,7 +30,16 @@ _MANAGE: Final[frozenset[Scope]] = frozenset({"webhooks:manage"})
 
 _Url = Annotated[str, Field(min_length=1, max_length=MAX_URL, examples=["https://hooks.example.com/relay"])]
 _Events = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=64, examples=["action.succeeded", "run.*", "*"])]],
+    list[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=MAX_PATTERN,
+                examples=["action.succeeded", "run.*", "webhook.received:order.paid", "*"],
+            ),
+        ]
+    ],
     Field(min_length=1, max_length=MAX_EVENTS),
 ]
 _Description = Annotated[str, AfterValidator(printable), Field(max_length=MAX_DESCRIPTION, examples=["billing"])]
@@ -41,7 +51,10 @@ class _In(BaseModel):
 
 
 class CreateEndpoint(_In):
-    """A new endpoint. ``events`` are types, prefixes such as ``run.*``, or ``*`` for every type."""
+    """A new endpoint. ``events`` are types, prefixes such as ``run.*``, or ``*`` for every type.
+
+    ``webhook.received:`` and a sender's type, or a prefix of such types, asks for what was received of that type alone.
+    """
 
     url: _Url
     events: _Events
@@ -65,8 +78,18 @@ class RotateSecret(_In):
     overlap_hours: Annotated[int, Field(strict=True, ge=0, le=MAX_OVERLAP_HOURS)] = DEFAULT_OVERLAP_HOURS
 
 
+class EndpointSecret(BaseModel):
+    """A secret that signs, without its text. ``created_at`` is null where an earlier version of Relay made it."""
+
+    created_at: str | None
+    ends_at: str | None
+
+
 class EndpointItem(BaseModel):
-    """An endpoint without its secrets. ``failures`` counts the attempts that failed since the last success."""
+    """An endpoint without its secrets. ``failures`` counts the attempts that failed since the last success.
+
+    ``secrets`` says since when and until when each of them signs, oldest first.
+    """
 
     id: str
     url: str
@@ -80,6 +103,7 @@ class EndpointItem(BaseModel):
     failures: int
     failing_since: str | None
     paused_until: str | None
+    secrets: list[EndpointSecret]
     created_by: str
     created_at: str
     changed_at: str
@@ -231,6 +255,7 @@ def _view(endpoint: Endpoint) -> dict[str, Any]:
         "failures": row.failures,
         "failing_since": _time(row.failing_since),
         "paused_until": _time(row.paused_until),
+        "secrets": [{"created_at": _time(life.since), "ends_at": _time(life.until)} for life in endpoint.secrets],
         "created_by": row.created_by,
         "created_at": iso(row.created_at),
         "changed_at": iso(row.changed_at),
