@@ -157,7 +157,7 @@ async def test_a_strange_answer_is_an_answer_all_the_same(
     assert all(one.id for one in answer.calls)
     if "usage" in kind:
         assert answer.text == "fine" and answer.usage.estimated
-        assert 0 < answer.usage.input_tokens < 1000 and 0 < answer.usage.output_tokens < 1000
+        assert 0 < answer.usage.input_tokens < 2000 and 0 < answer.usage.output_tokens < 1000
     if kind == "absurd calls":
         assert answer.calls[1].arguments == "{" * 20_000 and answer.calls[2].arguments == '"�"'
     if kind == "split pairs":

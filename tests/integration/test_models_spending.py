@@ -34,17 +34,17 @@ def priced(**more: str) -> dict[str, str]:
 async def test_what_an_answer_took_is_what_both_budgets_have_spent(target: Target, tmp_path: Path) -> None:
     async with open_model_server() as server, open_models(target, tmp_path, server, **priced()) as asker:
         server.reply(
-            say("hello", usage=(100, 20)), say("again", usage=(50, 10)), say("without a session", usage=(1, 1))
+            say("hello", usage=(100, 20)), say("again", usage=(50, 10)), say("without a session", usage=(2, 1))
         )
         took = (await asker.ask(who=payer(session=SESSION))).usage
         assert took.cost == 100 * ONE_IN + 20 * ONE_OUT
         await asker.ask(who=payer(session=SESSION), streamed=True)
         await asker.ask(who=payer())
         whole = 150 * ONE_IN + 30 * ONE_OUT
-        assert await asker.spent() == {("key_1", SESSION): whole, ("key_1", "day"): whole + ONE_IN + ONE_OUT}
-        assert asker.metric("relay_model_tokens_total", "first", "in") == 151
+        assert await asker.spent() == {(SESSION, SESSION): whole, ("key_1", "day"): whole + 2 * ONE_IN + ONE_OUT}
+        assert asker.metric("relay_model_tokens_total", "first", "in") == 152
         assert asker.metric("relay_model_cost_dollars_total", "first") == pytest.approx(
-            (whole + ONE_IN + ONE_OUT) / BILLIONTHS
+            (whole + 2 * ONE_IN + ONE_OUT) / BILLIONTHS
         )
 
 
@@ -55,7 +55,7 @@ async def test_while_a_model_answers_the_greatest_price_is_booked(target: Target
         asking = asyncio.create_task(asker.ask(question(max_tokens=500), payer(session=SESSION)))
         await server.arrived()
         booked = await asker.spent()
-        assert booked[("key_1", "day")] == booked[("key_1", SESSION)] >= 500 * ONE_OUT + 9 * ONE_IN
+        assert booked[("key_1", "day")] == booked[(SESSION, SESSION)] >= 500 * ONE_OUT + 9 * ONE_IN
         gate.set()
         await asking
         assert set((await asker.spent()).values()) == {9 * ONE_IN + ONE_OUT}
@@ -97,6 +97,9 @@ async def test_a_budget_that_is_used_up_says_which_and_until_when(target: Target
             await asker.ask(who=payer(session=SESSION))
         assert refused.value.extensions == {"budget": "session"} and refused.value.headers == {}
         assert asker.metric("relay_model_budget_refusals_total", "session") == 1
+        with pytest.raises(SpendingExhausted) as refused:  # a key that took the other's place goes on with its session
+            await asker.ask(who=payer("key_2", session=SESSION))
+        assert refused.value.extensions == {"budget": "session"}
         before = await asker.spent()
         for streamed in (False, True):
             await asker.ask(who=payer(session="c" * 63 + str(int(streamed))), streamed=streamed)
@@ -108,7 +111,7 @@ async def test_a_budget_that_is_used_up_says_which_and_until_when(target: Target
         assert refused.value.headers["Retry-After"] == str(refused.value.extensions["retry_after"])
         assert asker.metric("relay_model_budget_refusals_total", "day") == 1
         assert len(server.asked) == 3
-        assert (await asker.spent())[("key_1", SESSION)] == before[("key_1", SESSION)]
+        assert (await asker.spent())[(SESSION, SESSION)] == before[(SESSION, SESSION)]
         await asker.ask(who=payer("key_2"))  # another principal has a day of its own
         await asker.ask(who=payer("key_1", workspace="other"))
 
@@ -133,8 +136,62 @@ async def test_who_says_nothing_that_can_be_is_paid_the_greatest_price(
         server.reply(say("hello there", usage=usage))
         took = (await asker.ask(question(max_tokens=100), payer(session=SESSION))).usage
         assert took.estimated and took.cost >= 100 * ONE_OUT
-        assert took.cost < 100 * ONE_OUT + 200 * ONE_IN
+        assert took.cost < 100 * ONE_OUT + 500 * ONE_IN
         assert set((await asker.spent()).values()) == {took.cost}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("usage", [(30, 60), (300, 5)], ids=["read", "made"])
+async def test_who_says_fewer_tokens_than_there_are_words_is_paid_the_greatest_price(
+    sqlite_target: Target, tmp_path: Path, usage: tuple[int, int], streamed: bool
+) -> None:
+    async with open_model_server() as server, open_models(sqlite_target, tmp_path, server, **priced()) as asker:
+        server.script = lambda _: say("word " * 40, usage=usage)
+        asked = question("word " * 200, max_tokens=100)
+        took = (await asker.ask(asked, payer(session=SESSION), streamed=streamed)).usage
+        assert took.estimated and took.cost > 100 * ONE_OUT + 1000 * ONE_IN
+        assert set((await asker.spent()).values()) == {took.cost}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_what_a_model_has_thought_is_paid_for(sqlite_target: Target, tmp_path: Path, streamed: bool) -> None:
+    """Some services count it in the total alone."""
+    async with open_model_server() as server, open_models(sqlite_target, tmp_path, server, **priced()) as asker:
+        server.reply(say("ok", usage={"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 95}))
+        took = (await asker.ask(who=payer(session=SESSION), streamed=streamed)).usage
+        assert (took.input_tokens, took.output_tokens, took.estimated) == (50, 45, False)
+        assert set((await asker.spent()).values()) == {50 * ONE_IN + 45 * ONE_OUT}
+
+
+async def test_an_answer_that_is_as_long_as_it_may_be_takes_no_more_than_was_booked(
+    sqlite_target: Target, tmp_path: Path
+) -> None:
+    """A budget that has room for a question has room for its dearest answer, though every byte is a token."""
+    text = "\x00\x7f~^" * 2000
+    gate = asyncio.Event()
+    async with open_model_server() as server, open_models(sqlite_target, tmp_path, server, **priced()) as asker:
+        server.reply(say("ok", usage=(len(text) + 100, 500), gate=gate))
+        asking = asyncio.create_task(asker.ask(question(text, max_tokens=500), payer(session=SESSION)))
+        await server.arrived()
+        booked = await asker.spent()
+        gate.set()
+        took = (await asking).usage
+        assert not took.estimated and took.cost == (len(text) + 100) * ONE_IN + 500 * ONE_OUT
+        assert all(took.cost <= amount for amount in booked.values())
+
+
+async def test_who_counts_beyond_what_was_asked_for_is_believed_and_named_in_the_log_once(
+    sqlite_target: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is spent is spent: a model that does not keep to its bound must not look cheap."""
+    async with open_model_server() as server, open_models(sqlite_target, tmp_path, server, **priced()) as asker:
+        server.script = lambda _: say("ok", usage=(100, 350))
+        for _ in range(2):
+            took = (await asker.ask(question(max_tokens=100), payer(session=SESSION))).usage
+            assert not took.estimated and took.cost == 100 * ONE_IN + 350 * ONE_OUT
+        assert set((await asker.spent()).values()) == {2 * took.cost}
+        told = [record.message for record in caplog.records if "beyond budgets" in record.message]
+        assert len(told) == 1 and "100 tokens in and 350 out" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from relay.llm.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker, State
 from relay.llm.choice import Choice, choices
-from relay.llm.estimate import IMAGE_TOKENS, message_tokens, question_tokens, text_tokens
+from relay.llm.estimate import BEYOND, IMAGE_TOKENS, MOST_IMAGE_TOKENS, answer_tokens, question_tokens, text_tokens
 from relay.llm.mending import Mender, mended
 from relay.llm.messages import (
     Function,
@@ -218,25 +218,40 @@ def test_a_fraction_of_a_billionth_is_a_billionth() -> None:
 TEXTS = st.text(max_size=200)
 
 
-def test_a_text_is_estimated_by_its_bytes() -> None:
-    assert (text_tokens(""), text_tokens("a"), text_tokens("ab" * 50)) == (0, 1, 50)
-    assert text_tokens("狐狸") == 3 and text_tokens("😀" * 3) == 6
-    assert text_tokens("\ud800") == 2  # what cannot be encoded counts too
+def test_a_text_has_no_more_tokens_than_bytes() -> None:
+    assert (text_tokens(""), text_tokens("a"), text_tokens("ab" * 50)) == (0, 1, 100)
+    assert text_tokens("狐狸") == 6 and text_tokens("😀" * 3) == 12
+    assert text_tokens("\ud800") == 3  # what cannot be encoded counts too
 
 
 @given(TEXTS, TEXTS)
 def test_every_text_of_a_message_counts(one: str, two: str) -> None:
     call = FunctionCall("c", one, two)
-    for message in (
-        Instruction(one + two),
-        UserMessage(one + two),
-        ModelMessage(one, (call,)),
-        FunctionResult("c", one, two),
+    nothing = question_tokens(Question(())).most
+    for message, texts in (
+        (Instruction(one + two), (one + two,)),
+        (UserMessage(one + two), (one + two,)),
+        (ModelMessage(one, (call,)), (one, "c", one, two)),
+        (FunctionResult("c", one, two), ("c", one, two)),
     ):
-        assert message_tokens(message) >= text_tokens(one + two)
-    assert message_tokens(UserMessage(one, (Image("image/png", b"x"),) * 2)) >= text_tokens(one) + 2 * IMAGE_TOKENS
+        found = question_tokens(Question((message,)))
+        assert found.most > nothing + sum(map(text_tokens, texts))
+        assert found.least == max(1, sum(len(text.split()) for text in texts) // 2)
+    seen = question_tokens(Question((UserMessage(one, (Image("image/png", b"x"),) * 2),)))
+    assert seen.most > nothing + text_tokens(one) + 2 * IMAGE_TOKENS
+    assert seen.believed > BEYOND * text_tokens(one) + 2 * MOST_IMAGE_TOKENS
     function = Function(one, two, {"description": one})
-    assert question_tokens(Question((), (function,))) >= text_tokens(one + two) + text_tokens(one) // 4
+    assert question_tokens(Question((), (function,))).most >= nothing + text_tokens(one + two) + text_tokens(one)
+
+
+@given(st.lists(TEXTS, max_size=4), st.integers(16, 4096))
+def test_what_an_answer_may_have_taken_lies_between_its_words_and_its_bound(texts: list[str], most: int) -> None:
+    found = answer_tokens(texts, most)
+    words = sum(len(text.split()) for text in texts)
+    assert found.most == most and found.believed == BEYOND * most
+    assert found.least == max(words // 2, 1 if any(texts) else 0)
+    assert found.holds(found.least) is (found.least <= found.believed) and not found.holds(found.least - 1)
+    assert found.holds(most) is (found.least <= most) and not found.holds(BEYOND * most + 1)
 
 
 def test_the_breaker_opens_after_failures_in_a_row_and_closes_after_one_success() -> None:

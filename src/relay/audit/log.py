@@ -122,6 +122,11 @@ class ScopedLog:
             following = make_cursor(floor)
         return Page(await self._entries([AuditEvent(*row) for row in rows]), following)
 
+    async def entry(self, event_id: str) -> Entry | None:
+        """Return the event of this id, None where the scope has none."""
+        rows = await self._reader.all(_newest((*self._scope, audit_events.c.id == event_id)))
+        return next(iter(await self._entries([AuditEvent(*row) for row in rows])), None)
+
     async def _floor(self, below: tuple[ColumnElement[bool], ...]) -> int | None:
         """Return the lowest sequence number this call looks at, or None when it reaches the log's beginning.
 

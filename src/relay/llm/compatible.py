@@ -1,7 +1,7 @@
 """OpenAI's chat completions as services speak them that are compatible only so far: what they count is not trusted."""
 
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from openai.types import chat
 from openai.types.chat import ChatCompletionChunk
@@ -44,8 +44,19 @@ class _Counted:
 
 
 def counted(usage: Any) -> CompletionUsage | None:
-    """Return the two numbers that matter, None where they are none."""
+    """Return the two numbers that matter, None where they are none.
+
+    Some services leave what a model has thought out of ``completion_tokens``, though it is paid for: it stands in
+    ``total_tokens`` alone.
+    """
     given, made = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-    if type(given) is not int or type(made) is not int or not (0 <= given <= _MOST and 0 <= made <= _MOST):
+    total = getattr(usage, "total_tokens", None)
+    if not (_is_count(given) and _is_count(made)):
         return None
+    if _is_count(total):
+        made = max(made, total - given)
     return CompletionUsage(prompt_tokens=given, completion_tokens=made, total_tokens=given + made)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= _MOST

@@ -5,6 +5,7 @@ Here too whatever cannot be encoded is made text that can, so that a model's own
 
 from dataclasses import replace
 
+from relay.llm.credentials import without_credentials
 from relay.llm.mending import mended
 from relay.llm.messages import (
     Function,
@@ -16,7 +17,6 @@ from relay.llm.messages import (
     Question,
     UserMessage,
 )
-from relay.telemetry.redaction import redact_text
 
 
 def redacted(question: Question) -> Question:
@@ -53,4 +53,4 @@ def _call(call: FunctionCall) -> FunctionCall:
 
 
 def _clean(text: str) -> str:
-    return redact_text(mended(text))
+    return without_credentials(mended(text))

@@ -5,13 +5,13 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from relay.core.problem import ModelUnavailable, SpendingExhausted
 from relay.llm.candidate import Candidate
 from relay.llm.choice import Choice, choices
 from relay.llm.counts import Counts
-from relay.llm.estimate import question_tokens, text_tokens
+from relay.llm.estimate import Estimate, answer_tokens, question_tokens, text_tokens
 from relay.llm.failure import NoAnswer, wait_before
 from relay.llm.messages import Answer, Payer, Piece, Question, Usage
 from relay.llm.records import Outcome, Records
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from relay.llm.translate import Said
     from relay.llm.wire import Wire
 
-MOST_OF_ESTIMATE: Final = 4
-"""How many times the estimate a service may report to have read or made; more is taken for nonsense."""
-
 log = logging.getLogger("relay.llm")
 
 
@@ -42,7 +39,7 @@ class _Asking:
     question: Question
     payer: Payer
     max_tokens: int
-    input_tokens: int
+    read: Estimate
     lost: int = 0
     model: str = ""
     problems: list[str] = field(default_factory=list)
@@ -69,6 +66,7 @@ class LanguageModels:
         self._records = Records(settings, vault)
         self._database = database
         self._loading: asyncio.Task[None] | None = None
+        self._doubted: set[str] = set()
         self.spending = SpendingBook(settings, database)
 
     @property
@@ -190,9 +188,7 @@ class LanguageModels:
                 yield await self._settled(candidate.choice, asking, item)
 
     async def _book(self, choice: Choice, asking: _Asking) -> None:
-        asking.booking = await self.spending.book(
-            asking.payer, choice.price.cost(asking.input_tokens, asking.max_tokens)
-        )
+        asking.booking = await self.spending.book(asking.payer, choice.price.cost(asking.read.most, asking.max_tokens))
 
     async def _after(self, choice: Choice, asking: _Asking, failure: NoAnswer, *, over: bool) -> None:
         """Give back what is certainly not owed. What may be owed stays booked, and a further attempt is booked anew."""
@@ -212,6 +208,7 @@ class LanguageModels:
     async def _settled(self, choice: Choice, asking: _Asking, said: "Said") -> Answer:
         """Return the answer once it is recorded and what it took less than booked is given back."""
         usage = _usage(choice, asking, said)
+        self._doubt(choice, asking, said)
         booking, asking.booking = asking.booking, None
         total = replace(usage, cost=usage.cost + asking.lost, estimated=usage.estimated or asking.lost > 0)
         answer = Answer(said.text, said.calls, total, choice.name, said.cut)
@@ -229,6 +226,18 @@ class LanguageModels:
         self._counts.took(choice.label, total)
         return answer
 
+    def _doubt(self, choice: Choice, asking: _Asking, said: "Said") -> None:
+        """Tell the operator, once for each model, that what it reports goes beyond what can be booked for it."""
+        given, made = said.tokens or (0, 0)
+        if choice.label in self._doubted or (given <= asking.read.most and made <= asking.max_tokens):
+            return
+        self._doubted.add(choice.label)
+        log.warning(
+            "the %s model reports %d tokens in and %d out where %d and %d were booked: answers of it can go beyond "
+            "budgets",
+            *(choice.label, given, made, asking.read.most, asking.max_tokens),
+        )
+
     async def _end(self, asking: _Asking, outcome: str, *, reason: str = "") -> None:
         """Record a question that has no answer; what is still booked stays booked."""
         if asking.answered or not asking.model:  # whoever has the answer closes too; or nobody was asked
@@ -245,20 +254,16 @@ class LanguageModels:
 def _usage(choice: Choice, asking: _Asking, said: "Said") -> Usage:
     """Return what an answer took: what the service says where that can be, else what was booked for it.
 
-    A service may count otherwise than the estimate, which is no reason to doubt it; nothing, less than nothing and
-    many times as much as there can be are.
+    A service may count otherwise than the estimate, which is no reason to doubt it; fewer tokens than there are words
+    to make them of, and many times as much as there can be, are.
     """
-    given, made = said.tokens or (0, 0)
-    spoke = bool(said.text or said.calls)
-    believed = (
-        0 < given <= MOST_OF_ESTIMATE * asking.input_tokens
-        and (0 if not spoke else 1) <= made <= MOST_OF_ESTIMATE * asking.max_tokens
-    )
-    if believed:
-        return Usage(given, made, choice.price.cost(given, made))
-    words = text_tokens(said.text + "".join(call.name + call.arguments for call in said.calls))
+    texts = [said.text, *(text for call in said.calls for text in (call.name, call.arguments))]
+    made = answer_tokens(texts, asking.max_tokens)
+    if said.tokens is not None and asking.read.holds(said.tokens[0]) and made.holds(said.tokens[1]):
+        return Usage(*said.tokens, choice.price.cost(*said.tokens))
     cost = asking.booking.amount if asking.booking is not None else 0
-    return Usage(asking.input_tokens, min(words, asking.max_tokens), cost, estimated=True)
+    most = min(sum(map(text_tokens, texts)), asking.max_tokens)
+    return Usage(asking.read.most, most, cost, estimated=True)
 
 
 def _lose(asking: _Asking) -> None:

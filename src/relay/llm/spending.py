@@ -65,8 +65,8 @@ class SpendingBook:
     def _pots(self, payer: Payer) -> tuple[Pot, ...]:
         day = _today()
         pots = [Pot(payer.account, day.isoformat(), self.daily, end_of_day(day) + _KEPT)]
-        if payer.session is not None:
-            pots.append(Pot(payer.account, payer.session, self.per_session, now() + self._session_life + _KEPT))
+        if payer.session is not None:  # one for all who speak in it: a rotated key goes on with the same session
+            pots.append(Pot(payer.session, payer.session, self.per_session, now() + self._session_life + _KEPT))
         return tuple(pots)
 
 

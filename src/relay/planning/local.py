@@ -22,6 +22,7 @@ from relay.planning.words import VERBS
 
 MAX_PROMPT_BYTES: Final = 16 * 1024
 MAX_STEPS: Final = 20
+_EXAMPLE: Final = "email ada@example.com about “Lunch” saying “See you at noon”"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def _clauses(
     refuse_turned_meaning(tokens)
     clauses = split(with_contacts(without_display_names(tokens), contacts_of(context, labels)), verbs)
     if not clauses:
-        raise Unclear("The prompt asks for nothing; say what to do, for instance: call https://example.com/health")
+        raise Unclear(f"The prompt asks for nothing; say what to do, for instance: {_EXAMPLE}")
     if len(clauses) > MAX_STEPS:
         raise Unclear(f"The prompt asks for {len(clauses)} steps; at most {MAX_STEPS} are planned at once.")
     return clauses

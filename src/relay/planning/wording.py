@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from relay.catalog import ActionSpec
+from relay.llm.credentials import without_credentials
 from relay.llm.messages import Function, Instruction, Question, UserMessage
-from relay.telemetry.redaction import redact_text
 
 PROPOSE: Final = "propose_plan"
 MAX_CONTEXT: Final = 24_000
@@ -82,7 +82,7 @@ def question_of(prompt: str, context: Mapping[str, Any] | None, actions: Sequenc
             messages=(Instruction(rules), UserMessage(said)), functions=(_function(actions, steps),), required=True
         ),
         warnings,
-        withheld=redact_text(said) != said,
+        withheld=without_credentials(said) != said,
     )
 
 

@@ -32,7 +32,10 @@ _NEW: Final = Query(insert(model_spending))
 
 @dataclass(frozen=True, slots=True)
 class Pot:
-    """What is spent from: ``scope`` is a UTC day or a session, ``limit`` what it may cost in all."""
+    """What is spent from: ``scope`` is a UTC day or a session, ``limit`` what it may cost in all.
+
+    ``account`` is whose it is; a session is its own.
+    """
 
     account: str
     scope: str
