@@ -20,6 +20,14 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
         "put right what is named; docs/configuration.md has every setting",
     ),
     Check(
+        "unknown-settings",
+        "settings",
+        "every name that was meant for Relay is a setting",
+        "warn",
+        exposure.unknown_settings,
+        "correct the name, or take it out; docs/configuration.md has every setting",
+    ),
+    Check(
         "environment",
         "settings",
         "RELAY_ENV is production",

@@ -16,7 +16,8 @@ Settings are taken from, in this order: options of the command line; for a secre
 folder that `CREDENTIALS_DIRECTORY` names, the file that `NAME_FILE` names, or AWS Secrets Manager; the process
 environment; `.env` in the current folder, when the process environment says `RELAY_ENV=local`. An empty value is the
 same as none. Start-up refuses a `RELAY_…` name that does not exist, a value out of bounds, a secret that stands in two
-places, in a file that others could use, or that is a placeholder or too weak; it names every problem at once.
+places, in a file that others could use, or that is a placeholder or too weak; it names every problem at once. Other
+names that are no settings are ignored, with one warning: every one in `.env`, and what is nearly a setting's elsewhere.
 
 [Secrets](secrets.md) tells what is secret, how each platform hands it over, and what is refused and why. In production,
 secrets found in the environment are named in a warning; `SECRETS_FROM_ENVIRONMENT=accepted` silences it.

@@ -3,6 +3,7 @@
 
 class SettingsError(Exception):
     """Relay does not start with these settings. ``problems`` has one sentence for each, beginning with its name.
+    Names that are no settings come last, where there are any: one of them may be why another is missing.
 
     Neither the text nor anything attached to it holds the value of a setting.
     """

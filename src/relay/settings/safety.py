@@ -4,13 +4,17 @@ from urllib.parse import urlsplit
 
 from relay.core.clock import now
 from relay.settings.keys import missing_keys
+from relay.settings.misspelt import IGNORED
 from relay.settings.model import Settings
 from relay.settings.parse import is_loopback_host
 from relay.settings.secret_text import WEBHOOK_PREFIX
 
 
 def refusals(settings: Settings) -> list[str]:
-    """Return why Relay must not start with these settings, one sentence each; empty when it may."""
+    """Return why Relay must not start with these settings, one sentence each; empty when it may.
+
+    The last one is :func:`ignored_names`, where there are any: a slip may be why something is missing.
+    """
     open_doors = {
         "DEV_AUTH_MODE=true lets anyone in without a credential": settings.dev_auth_mode,
         "WEBHOOK_ALLOW_UNSIGNED=true believes webhooks of anyone": settings.webhook_allow_unsigned,
@@ -18,7 +22,14 @@ def refusals(settings: Settings) -> list[str]:
     }
     unmet = _development_unmet(settings) if any(open_doors.values()) else []
     development = [f"{door}, so {reason}" for door, is_open in open_doors.items() if is_open for reason in unmet]
-    return [*development, *_nobody_works(settings), *missing_keys(settings)]
+    found = [*development, *_nobody_works(settings), *missing_keys(settings)]
+    told = ignored_names(settings)
+    return [*found, told] if found and told is not None else found
+
+
+def ignored_names(settings: Settings) -> str | None:
+    """Return the sentence about names that were meant for Relay and are no settings, if there are any."""
+    return next((told for told in settings.warnings if told.startswith(IGNORED)), None)
 
 
 def warnings(settings: Settings) -> list[str]:

@@ -7,10 +7,11 @@
 5. the process environment; secrets found there are named in one warning in production;
 6. ``.env`` in the current folder, in ``local`` only.
 
-The environment goes before ``.env``. Otherwise a secret has one place: one that two of these give is refused, whatever
-they say, since nobody could tell which of them a rotation has to change. A ``RELAY_…`` name that does not exist is
-refused. An empty value is the same as none. Whatever stands in for a secret without being one
-(:mod:`~relay.settings.strength`) is refused, wherever it comes from.
+The environment goes before ``.env``. Otherwise a secret has one place: one that two of these give is refused,
+whatever they say, since nobody could tell which of them a rotation has to change. A ``RELAY_…`` name that does not
+exist is refused, any other name that was meant for Relay is told (:mod:`~relay.settings.misspelt`). An empty value is
+the same as none. Whatever stands in for a secret without being one (:mod:`~relay.settings.strength`) is refused,
+wherever it comes from.
 
 ``RELAY_ENV`` comes from the process environment (or an option) alone, and decides whether ``.env`` is opened at all:
 a file that someone left in a folder must not be able to take a production process into a mode with fewer checks. A
@@ -24,19 +25,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import SecretStr, ValidationError
 
 from relay.settings.aws import AwsSecret, read_aws_secret
 from relay.settings.credentials import FOLDER, credentials
 from relay.settings.errors import SettingsError
+from relay.settings.misspelt import NAMES, is_no_secret, sentence, slip, stranger
 from relay.settings.model import FIELDS, SECRETS, Settings, variable
 from relay.settings.secret_file import SecretFileError, read_secret_file, refuse_foreign
 from relay.settings.secret_text import MadeElsewhere, PartlySecret
 from relay.settings.strength import has_password, weakness
 
-_NAMES: Final = frozenset(FIELDS) | {f"{name}_FILE" for name in SECRETS}
 _ENVIRONMENT: Final = "environment"
 _CREDENTIAL: Final = "credential"
 _SERVICE_LINK: Final = re.compile(r"RELAY_(SERVICE_.*|PORT_.*)")
@@ -73,13 +74,13 @@ class _Gathered:
     places: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
 
     def add(self, source: Mapping[str, str], where: str) -> None:
         """Take over every setting of ``source``, above what was there before."""
         for name, value in source.items():
-            if name not in _NAMES:
-                if name.upper().startswith("RELAY_"):
-                    self.problems.append(f"{name}: there is no such setting{_hint(name)} ({where})")
+            if name not in NAMES:
+                self._meet(name, value, where)
             elif _CONTROL.search(value):
                 self.problems.append(f"{name}: must be text without line breaks and control characters ({where})")
             elif value and name in SECRETS:
@@ -87,6 +88,13 @@ class _Gathered:
                 self.places[name] = where
             elif value:
                 self.values[name] = value
+
+    def _meet(self, name: str, value: str, where: str) -> None:
+        if name.upper().startswith("RELAY_"):
+            shown = name if is_no_secret(name) else "RELAY_…"
+            self.problems.append(f"{shown}: there is no such setting{_hint(name)} ({where})")
+        elif value and (told := slip(name, where)):
+            self.strangers.append(told)
 
     def take(self, name: str, place: str) -> bool:
         """Note that ``place`` gives a secret; False, and a problem, when another place does as well."""
@@ -114,9 +122,12 @@ def _load(environ: Mapping[str, str], cwd: Path, overrides: Mapping[str, str]) -
     _read_files(gathered, cwd, cwd / folder if folder else None)
     _read_aws(gathered)
     _warn(gathered)
+    told = [sentence(gathered.strangers)] if gathered.strangers else []
+    gathered.warnings.extend(told)
     settings, problems = _validate(gathered, cwd)
-    problems = sorted({*gathered.problems, *problems})
-    return (None if problems else settings), problems
+    if problems := sorted({*gathered.problems, *problems}):
+        return None, [*problems, *told]
+    return settings, []
 
 
 def _add_dotenv(gathered: _Gathered, path: Path, env: str | None) -> None:
@@ -146,11 +157,22 @@ def _parse_dotenv(gathered: _Gathered, path: Path, text: str) -> dict[str, str]:
 
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text)):
+        name, value, place = binding.key, binding.value, f"{path}, line {_line(binding.original)}"
         if binding.error:
-            gathered.problems.append(f"{path}: line {binding.original.line} is not NAME=value")
-        elif binding.key is not None:
-            values[binding.key] = binding.value or ""
+            gathered.problems.append(f"{path}: line {_line(binding.original)} is not NAME=value")
+        elif name is None or value == "":
+            continue
+        elif value is not None and (name in NAMES or name.upper().startswith("RELAY_")):
+            values[name] = value
+        else:
+            gathered.strangers.append(stranger(name, value, place))
     return values
+
+
+def _line(written: Any) -> int:
+    # The parser counts the blank lines before a setting as part of it.
+    text = str(written.string)
+    return int(written.line) + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def _add_options(gathered: _Gathered, overrides: Mapping[str, str]) -> None:
@@ -163,8 +185,9 @@ def _add_options(gathered: _Gathered, overrides: Mapping[str, str]) -> None:
 
 
 def _read_files(gathered: _Gathered, cwd: Path, folder: Path | None) -> None:
-    found, problems = credentials(folder) if folder is not None else ({}, [])
+    found, problems, slips = credentials(folder) if folder is not None else ({}, [], [])
     gathered.problems.extend(problems)
+    gathered.strangers.extend(slips)
     for name in sorted(SECRETS):
         named = gathered.values.pop(f"{name}_FILE", None)
         path = cwd / named if isinstance(named, str) else None

@@ -9,6 +9,7 @@ from relay.doctor.facts import Facts
 from relay.egress.policy import parse_allow_entry
 from relay.limits.rules import RULES
 from relay.settings.parse import Network, is_loopback_host
+from relay.settings.safety import ignored_names
 
 _WIDEST_INTERNAL: Final = {4: 8, 6: 7}
 _WIDEST_PUBLIC: Final = {4: 16, 6: 32}
@@ -20,6 +21,11 @@ _TIMES_DEFAULT: Final = 100
 def settings_accepted(facts: Facts) -> str | None:
     """The settings are ones that Relay starts with."""
     return "; ".join(facts.problems) or None
+
+
+def unknown_settings(facts: Facts) -> str | None:
+    """No name in ``.env`` is unknown, and none in the environment or among the credentials is a slip of a setting's."""
+    return ignored_names(facts.settings)
 
 
 def environment(facts: Facts) -> str | None:

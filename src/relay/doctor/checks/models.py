@@ -14,8 +14,8 @@ from relay.settings.parse import is_loopback_host
 _PLACES: Final = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GOOGLE_BASE_URL")
 _BUDGETS: Final = ("AI_DAILY_BUDGET_USD", "CHAT_SESSION_BUDGET_USD")
 _TIMES_DEFAULT: Final = 100
-SMALL_QUESTION: Final = 1_000
-"""How many tokens a question has at least: instructions, a sentence, and a function or two."""
+SMALL_QUESTION: Final = 4_000
+"""How many tokens are booked for a question at least: instructions, a sentence, and a function or two."""
 
 
 def pilot_mode(facts: Facts) -> str | None:
