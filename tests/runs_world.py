@@ -245,7 +245,7 @@ async def _built(
     catalog = Catalog()
     catalog.register(test_connector, world)
     queue = open_queue(database.target, 4)
-    checks = Checks(KillSwitch(database, catalog), Budgets(database, vault), Recorded(vault, 30 * DAY))
+    checks = Checks(KillSwitch(database, catalog, {}), Budgets(database, vault), Recorded(vault, 30 * DAY))
     lifetimes = Lifetimes(idempotency=idempotency_ttl)
     policy = cedar(policies, catalog)
     parts = GateParts(

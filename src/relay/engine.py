@@ -33,7 +33,7 @@ from relay.planning.choose import choose_planner
 from relay.policy.budget_book import BudgetBook
 from relay.policy.budgets import Budgets
 from relay.policy.engine import CedarPolicy
-from relay.policy.installed import installed_reach, installed_schema
+from relay.policy.installed import installed_reach, installed_schema, installed_services
 from relay.policy.kill_switch import KillSwitch
 from relay.policy.recorded import Recorded
 from relay.policy.replay import Replays
@@ -74,9 +74,10 @@ class Engine:
         self.policy = CedarPolicy(self.policies, installed_reach(settings), AttemptCounts(database.reader))
         self.limits = LimitService(settings, house.installation.id, lambda tag: note(house, tag), house.metrics)
         self.queue = open_queue(house.target, settings.run_concurrency)
-        self.kill_switch = KillSwitch(database, self.catalog)
+        services = installed_services(settings)
+        self.kill_switch = KillSwitch(database, self.catalog, services)
         self.budgets = Budgets(database, house.vault)
-        self.budget_book = BudgetBook(database, self.catalog)
+        self.budget_book = BudgetBook(database, self.catalog, services)
         recorded = Recorded(house.vault, settings.decision_retention_days * DAY)
         checks = Checks(self.kill_switch, self.budgets, recorded)
         self.requests = Requests(database, house.vault, self.catalog)
@@ -217,6 +218,7 @@ def care_of(house: House) -> Care:
     settings = house.settings
     return Care(
         house.database,
+        house.envelopes,
         house.keyring,
         rotation,
         period=settings.secret_period_days * DAY,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from relay.telemetry.catalogue import BY_NAME, OPEN, Metric
-from scripts.dashboards import DASHBOARDS, FOLDER, text_of
+from scripts.dashboards import DASHBOARDS, FOLDER, THRESHOLDS, main, text_of
 
 TOP = Path(__file__).parents[2]
 SCHEMA = json.loads((Path(__file__).parent / "dashboard.schema.json").read_text())
@@ -157,6 +157,24 @@ def test_the_legend_names_labels_that_the_query_keeps(name: str) -> None:
         for target in panel["targets"]:
             kept = {label for by in re.findall(r"by \(([a-z_, ]+)\)", target["expr"]) for label in by.split(", ")}
             assert set(re.findall(r"\{\{([a-z_]+)\}\}", target["legendFormat"])) <= kept, target
+
+
+def test_the_runbooks_are_where_the_table_of_the_alerts_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, out = tmp_path / "mine.toml", tmp_path / "made"
+    said = THRESHOLDS.read_text()
+    mine.write_text(re.sub(r'^runbooks = ".*"$', 'runbooks = "https://wiki.example.org/relay"', said, flags=re.M))
+    assert main(["--thresholds", str(mine), "--output", str(out)]) == 0
+    assert {file.stem for file in out.iterdir()} == set(DASHBOARDS)
+    for name in DASHBOARDS:
+        shipped = (FOLDER / f"{name}.json").read_text()
+        made = json.loads((out / f"{name}.json").read_text())
+        [place] = [one["query"] for one in made["templating"]["list"] if one["name"] == "runbooks"]
+        assert place == "https://wiki.example.org/relay" and place not in shipped
+    mine.write_text("[where]\n")
+    assert main(["--thresholds", str(mine), "--output", str(out)]) == 1
+    assert str(mine) in capsys.readouterr().err
 
 
 def test_the_provisioning_is_yaml_without_a_host() -> None:

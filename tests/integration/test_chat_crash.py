@@ -15,6 +15,7 @@ from relay.core.clock import DAY
 from relay.core.principal import Principal
 from relay.store.query import Query
 from relay.store.tables import api_keys, idempotency
+from relay.store.tables.chat import chat_turns
 from relay.store.target import Target
 from tests.chat_world import PATIENCE, REQUEST, ChatWorld, World, open_chat
 from tests.model_server import call, open_model_server, say
@@ -40,6 +41,17 @@ async def key_is_revoked(world: ChatWorld, owner: Principal, _: TurnHandle) -> N
 
 async def turn_is_cancelled(world: ChatWorld, owner: Principal, handle: TurnHandle) -> None:
     await world.chat.cancel(owner, handle.session_id, REQUEST)
+
+
+async def turn_is_cancelled_once_its_lease_is_over(world: ChatWorld, owner: Principal, handle: TurnHandle) -> None:
+    sweeper = world.chat._runner._sweeper
+    assert sweeper is not None
+    sweeper.cancel()  # nobody else takes the turn up before it is cancelled
+    await asyncio.gather(sweeper, return_exceptions=True)
+    over = Query(update(chat_turns).values(lease_until=1))
+    await world.house.database.writer.run(lambda tx: tx.run(over))
+    view = await world.chat.cancel(owner, handle.session_id, REQUEST)
+    assert (view.status, [made.status for made in view.calls]) == ("cancelled", ["succeeded"])
 
 
 async def dies_before_it_records(world: ChatWorld, patch: pytest.MonkeyPatch, begin: Callable[[], Any]) -> Any:
@@ -68,6 +80,7 @@ async def dies_before_it_records(world: ChatWorld, patch: pytest.MonkeyPatch, be
         (scopes_shrink, "done"),
         (key_is_revoked, "failed"),
         (turn_is_cancelled, "cancelled"),
+        (turn_is_cancelled_once_its_lease_is_over, "cancelled"),
     ],
 )
 async def test_what_was_done_before_a_crash_is_found_and_not_done_again(

@@ -173,6 +173,20 @@ async def test_a_model_that_is_down_is_a_503_and_the_session_stands(target: Targ
         assert last.data["error"]["code"] == "model-unavailable"
 
 
+async def test_when_to_ask_a_busy_model_again_is_what_the_model_says(sqlite_target: Target, tmp_path: Path) -> None:
+    async with with_model(sqlite_target, tmp_path) as (gateway, model):
+        key = await gateway.key(*HELD)
+        model.reply(fail(429, retry_after="77"))
+        answer = await say(gateway, "hi", key=key)
+        problem = answer.expect(503)
+        # The seconds that have gone by since count; nothing else is 60 seconds or more.
+        assert 60 <= problem["retry_after"] <= 77 and answer.headers["Retry-After"] == str(problem["retry_after"])
+        model.reply(fail(429, retry_after="55"))
+        streamed = await say(gateway, "hi", key=key, session=problem["session_id"], headers=STREAM)
+        error = blocks(streamed.body)[-1].data["error"]
+        assert error["code"] == "model-unavailable" and 1 <= error["retry_after"] <= 55
+
+
 @pytest.mark.parametrize(
     ("budget", "setting"), [("session", "CHAT_SESSION_BUDGET_USD"), ("day", "AI_DAILY_BUDGET_USD")]
 )

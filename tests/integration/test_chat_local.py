@@ -21,7 +21,8 @@ async def test_the_local_planner_calls_one_after_another(target: Target, tmp_pat
         view = await world.say(await world.key(), ECHO)
         assert (view.status, view.model, view.usage.cost) == ("done", "local", 0)
         assert [(made.action, made.status) for made in view.calls] == [("relay.echo", "succeeded")] * 2
-        assert view.message.count("Done:") == 2
+        assert view.message.count("Done:") == 2 and view.message.count("(relay.echo).") == 2
+        assert ". (" not in view.message
 
 
 async def test_the_local_planner_takes_results_of_earlier_calls(target: Target, tmp_path: Path) -> None:
@@ -38,6 +39,17 @@ async def test_what_the_local_planner_does_not_understand_is_said_plainly(target
         view = await world.say(await world.key(), "Make me happy somehow")
         assert (view.status, view.calls, view.model) == ("done", [], "local")
         assert "Nothing is planned" in view.message
+
+
+async def test_the_example_that_the_local_planner_gives_is_shown_as_it_is_and_understood(
+    sqlite_target: Target, tmp_path: Path
+) -> None:
+    async with open_chat(sqlite_target, tmp_path / "data") as world:
+        agent = await world.key()
+        hint = (await world.say(agent, "hello")).message
+        _, _, example = hint.partition("for instance: ")
+        assert example and "[.]" not in hint
+        assert [made.action for made in (await world.say(agent, example)).calls] == ["email.send"]
 
 
 async def test_the_local_planner_waits_for_approval_and_goes_on_after_a_restart(target: Target, tmp_path: Path) -> None:

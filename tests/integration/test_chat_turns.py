@@ -26,7 +26,8 @@ def told(asked: Asked) -> list[dict[str, Any]]:
 async def test_a_turn_calls_an_action_and_answers(target: Target, tmp_path: Path) -> None:
     async with open_model_server() as model, open_chat(target, tmp_path / "data", model) as world:
         owner = await world.key()
-        model.reply(say("Looking.", call("thing-read", {"what": "a map", "secret": "hush"})), say("It is A MAP."))
+        looked = call("thing-read", {"what": "a map", "secret": "hush"})
+        model.reply(say("Looking.", looked, usage=(1200, 7)), say("It is A MAP.", usage=(1300, 8)))
         view = await world.say(owner, "Find a map")
         assert (view.status, view.message, view.error) == ("done", "Looking.\n\nIt is A MAP.", None)
         [made] = view.calls
@@ -41,7 +42,7 @@ async def test_a_turn_calls_an_action_and_answers(target: Target, tmp_path: Path
         [result] = told(model.asked[1])
         assert result["untrusted_data"] == {"said": "A MAP"}
         assert "never instructions" in result["note"]
-        assert view.usage.input_tokens == 24
+        assert (view.usage.input_tokens, view.usage.output_tokens, view.usage.estimated) == (2500, 15, False)
         assert view.untrusted is True
         shown, entries, cursor = await world.chat.show(owner, view.session_id, 50, None)
         assert [entry.kind for entry in entries] == ["user", "assistant", "call", "call", "assistant"]

@@ -24,7 +24,7 @@ from relay.store.tables import audit_events
 from relay.store.target import Target
 from relay.store.writer import StoreUnavailable, Tx
 from relay.telemetry import exposition
-from relay.telemetry.catalogue import BY_NAME, SECRETS
+from relay.telemetry.catalogue import BY_NAME, SECRETS, SECRETS_OF_WORKSPACES
 from relay.webhooks.watch import WARN_DAYS
 from tests.approvals_kit import Deeds, connector
 from tests.gateway import Gateway, open_gateway
@@ -611,10 +611,18 @@ async def test_the_keys_that_end_first_are_those_that_are_read(
 
 
 async def test_secrets_and_when_they_should_be_rotated(gateway: Gateway) -> None:
+    wanted = {"url": "https://hooks.example.com/", "events": ["run.*"]}
+    (await gateway.post("/webhooks/endpoints", wanted, key=gateway.admin)).expect(201)
+    await make_receiver(gateway)
     found = await scrape(gateway)
     ages = {s.labels["secret"]: s.value for s in found if s.name == "relay_secret_age_seconds"}
     periods = {s.labels["secret"]: s.value for s in found if s.name == "relay_secret_period_seconds"}
-    assert {"SECRET_KEY", "OAUTH_ENCRYPTION_KEY", "pepper"} <= set(ages) <= set(periods) == set(SECRETS)
+    assert (
+        {"SECRET_KEY", "OAUTH_ENCRYPTION_KEY", "pepper"}
+        <= set(ages)
+        <= set(periods)
+        == {*SECRETS, *SECRETS_OF_WORKSPACES}
+    )
     assert all(0 <= age < 300 for age in ages.values())
     assert set(periods.values()) == {90 * 86_400.0}
 

@@ -251,6 +251,7 @@ class TestCompose:
         never_shown(run_script(tmp_path, script), secrets)
         assert files_in(tmp_path / "secrets") == secrets
         assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+        assert stat.S_IMODE((tmp_path / "compose.secrets.yaml").stat().st_mode) == 0o644, "compose is not run by root"
         override = yaml.safe_load((tmp_path / "compose.secrets.yaml").read_text())
         service = override["services"]["relay"]
         assert [*override["secrets"]] == service["secrets"] == [name.lower() for name in WHOLE_SET]

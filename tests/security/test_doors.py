@@ -172,8 +172,10 @@ NOT_LOCAL: dict[str, RequestFacts] = {
 
 @pytest.mark.parametrize("about", list(NOT_LOCAL))
 async def test_the_pilot_opens_to_nobody_who_may_come_from_elsewhere(about: str) -> None:
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(Unauthenticated) as refused:
         await gate_of(load_settings(LOCAL)).admit(CHAT, NOT_LOCAL[about])
+    # Whoever tries the mode out learns why it does not let them in; whoever sends a key is told about that alone.
+    assert ("CHAT_PILOT_MODE" in refused.value.detail) == (about != "a wrong key")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +190,10 @@ async def test_the_pilot_opens_to_nobody_who_may_come_from_elsewhere(about: str)
     ],
 )
 async def test_the_pilot_opens_under_its_settings_alone(more: dict[str, str]) -> None:
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(Unauthenticated) as refused:
         await gate_of(load_settings({**LOCAL, **more})).admit(CHAT, asking())
+    pilot = more.keys() & {"RELAY_HOST", "RELAY_PUBLIC_URL", "TRUSTED_PROXIES"}
+    assert ("CHAT_PILOT_MODE" in refused.value.detail) == bool(pilot)
 
 
 def test_it_is_alive_where_the_door_is_open_and_nowhere_else() -> None:

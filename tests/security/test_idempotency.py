@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 import relay.gate.perform
 from relay.core.clock import HOUR, now
 from relay.core.principal import SCOPES
+from relay.identity.operator import operator
 from relay.store.query import Query
 from relay.store.tables import attempts, idempotency, previews
 from relay.store.target import Target
@@ -84,6 +85,72 @@ async def test_a_key_is_its_principal_s_own(gateway: Gateway) -> None:
     for key in (await gateway.key(*SCOPES), await gateway.key(*SCOPES, workspace="other")):
         made.append((await execute(gateway, OTHER, "key-1", key)).expect(200)["attempt_id"])
     assert len(set(made)) == 3
+
+
+async def rotated(gateway: Gateway, key: str) -> str:
+    """Return the text of the key that takes a key's place; the old one lives on for a day."""
+    principal = await gateway.house.api_keys.authenticate(key)
+    assert principal is not None
+    made = await gateway.house.api_keys.rotate(operator(), principal.id, request_id="req_rotate")
+    return made.key_text
+
+
+async def test_keys_of_one_line_are_one_caller(gateway: Gateway) -> None:
+    first = await gateway.key(*SCOPES, kind="person")
+    done = (await execute(gateway, ECHO, "key-1", first)).expect(200)
+    second = await rotated(gateway, first)
+    third = await rotated(gateway, second)
+    for key in (second, third, first):
+        assert (await execute(gateway, ECHO, "key-1", key)).expect(200) == done
+        assert (await execute(gateway, OTHER, "key-1", key)).expect(409)["type"].endswith("idempotency-mismatch")
+    for place, asked in enumerate((third, second, first)):
+        new = (await execute(gateway, OTHER, f"key-2{place}", asked)).expect(200)
+        for key in (first, second, third):
+            assert (await execute(gateway, OTHER, f"key-2{place}", key)).expect(200) == new
+    assert await count_attempts(gateway) == 4
+
+
+async def test_a_successor_repeats_what_was_asked_by_a_preview_or_as_a_run(gateway: Gateway) -> None:
+    first = await gateway.key(*SCOPES, kind="person")
+    preview = (await gateway.post("/actions/preview", ECHO, key=first)).expect(200)
+    by_preview = {"preview_id": preview["preview_id"]}
+    done = (await execute(gateway, by_preview, "key-1", first)).expect(200)
+    headers = {"Idempotency-Key": "key-2"}
+    run = (await gateway.post("/ai/execute", {"steps": [ECHO]}, key=first, headers=headers)).expect(202)
+    second = await rotated(gateway, first)
+    assert (await execute(gateway, by_preview, "key-1", second)).expect(200) == done
+    again = (await gateway.post("/ai/execute", {"steps": [ECHO]}, key=second, headers=headers)).expect(202)
+    assert again["run_id"] == run["run_id"]
+
+
+async def test_a_key_that_another_one_made_is_another_caller(gateway: Gateway) -> None:
+    first = await gateway.key(*SCOPES, kind="person")
+    second = await rotated(gateway, first)
+    made = {(await execute(gateway, ECHO, "key-1", second)).expect(200)["attempt_id"]}
+    order = {"name": "other", "scopes": ["actions:preview", "actions:execute"], "expires_days": 1}
+    for maker in (first, second):
+        other = (await gateway.post("/keys", order, key=maker)).expect(201)["key"]
+        made.add((await execute(gateway, ECHO, "key-1", other)).expect(200)["attempt_id"])
+        token = {"name": "run", "scopes": ["actions:preview", "actions:execute"]}
+        child = (await gateway.post("/keys/children", token, key=maker)).expect(201)["key"]
+        made.add((await execute(gateway, ECHO, "key-1", child)).expect(200)["attempt_id"])
+    assert len(made) == 5
+
+
+async def test_old_key_and_new_key_at_once_have_one_effect(target: Target, tmp_path: Path) -> None:
+    async with (
+        open_sink(gated=True) as sink,
+        open_gateway(target, tmp_path / "data", **sink.allowed) as gateway,
+    ):
+        first = await gateway.key(*SCOPES, kind="person")
+        keys = [first, await rotated(gateway, first)]
+        keys.append(await rotated(gateway, keys[1]))
+        twins = [asyncio.create_task(execute(gateway, sink.webhook(), "key-1", key)) for key in keys * 4]
+        await sink.arrived()
+        sink.open.set()
+        answers = [answer.expect(200) for answer in await asyncio.gather(*twins)]
+        assert len({answer["attempt_id"] for answer in answers}) == 1
+        assert await count_attempts(gateway) == 1 and len(sink.requests) == 1
 
 
 @pytest.mark.parametrize("wrong", ["", " ", "a b", "x" * 256, "tab\there", "caf\xe9"])

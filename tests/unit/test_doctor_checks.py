@@ -53,6 +53,7 @@ def backups(**changed: object) -> Facts:
 # By check: facts with which it does not pass, and a part of what it says.
 BAD: dict[str, list[tuple[Facts, str]]] = {
     "settings": [(sound(problems=("RELAY_PORT: must be a number",)), "RELAY_PORT")],
+    "unknown-settings": [(sound(AI_MODLE="gpt-5", OPENAI_APIKEY=PASSWORD), "AI_MODLE, did you mean AI_MODEL?")],
     "environment": [(sound(RELAY_ENV="local"), "local"), (sound(RELAY_ENV="test"), "test")],
     "dev-auth-mode": [(sound(**LOCAL, DEV_AUTH_MODE="true"), "DEV_AUTH_MODE")],
     "unsigned-webhooks": [(sound(**LOCAL, WEBHOOK_ALLOW_UNSIGNED="true"), "WEBHOOK_ALLOW_UNSIGNED")],
@@ -66,10 +67,10 @@ BAD: dict[str, list[tuple[Facts, str]]] = {
     ],
     "model-budgets": [
         (sound(AI_DAILY_BUDGET_USD="0"), "nothing can be asked: AI_DAILY_BUDGET_USD is below the"),
-        # 2,048 tokens out at 10 and 1,000 in at 1 dollar for a million.
-        (sound(CHAT_SESSION_BUDGET_USD="0.0214", **PRICED), "the 0.0215 US dollars that one question to own may cost"),
-        (sound(AI_DAILY_BUDGET_USD="0.0214", **PRICED), "AI_DAILY_BUDGET_USD is below"),
-        (sound(AI_DAILY_BUDGET_USD="0.05", AI_MAX_OUTPUT_TOKENS="5000", **PRICED), "0.0510 US dollars"),
+        # 2,048 tokens out at 10 and 4,000 in at 1 dollar for a million.
+        (sound(CHAT_SESSION_BUDGET_USD="0.0244", **PRICED), "the 0.0245 US dollars that one question to own may cost"),
+        (sound(AI_DAILY_BUDGET_USD="0.0244", **PRICED), "AI_DAILY_BUDGET_USD is below"),
+        (sound(AI_DAILY_BUDGET_USD="0.05", AI_MAX_OUTPUT_TOKENS="5000", **PRICED), "0.0540 US dollars"),
         (sound(CHAT_SESSION_BUDGET_USD="0", AI_PRICES="other=0/0"), "CHAT_SESSION_BUDGET_USD"),
         (sound(CHAT_SESSION_BUDGET_USD="0", AI_MODEL="own", AI_PRICES="own=0/0.01"), "CHAT_SESSION_BUDGET_USD"),
         (sound(AI_DAILY_BUDGET_USD="0", AI_MODEL="own", AI_FALLBACK_MODEL="gpt-5", AI_PRICES="own=0/0"), "gpt-5 may"),
@@ -224,7 +225,7 @@ GOOD: dict[str, list[Facts]] = {
     ],
     "model-budgets": [
         sound(AI_DAILY_BUDGET_USD="0", AI_MODEL="own", AI_PRICES="own=0/0"),
-        sound(AI_DAILY_BUDGET_USD="0.0215", CHAT_SESSION_BUDGET_USD="0.0215", **PRICED),
+        sound(AI_DAILY_BUDGET_USD="0.0245", CHAT_SESSION_BUDGET_USD="0.0245", **PRICED),
     ],
     "model-budget-sizes": [sound(AI_DAILY_BUDGET_USD="200", CHAT_SESSION_BUDGET_USD="50")],
     "link-hosts": [sound(AI_LINK_HOSTS="")],
@@ -238,6 +239,7 @@ GOOD: dict[str, list[Facts]] = {
         sound(METRICS_TOKEN="", RELAY_PUBLIC_URL="", TRUSTED_PROXIES=""),
         sound(METRICS_TOKEN="", TELEMETRY_ENABLED="false"),
     ],
+    "unknown-settings": [sound(PATH="/bin", TEST_DATABASE_URL="postgresql://db", OPENAI_API_KEY_2=PASSWORD)],
     "secret-sources": [sound(SECRETS_FROM_ENVIRONMENT="", RELAY_ENV="local")],
     "secret-ages": [sound(store_seen=replace(STORE, secrets=(SecretUse("pepper", AT - 90 * DAY),)))],
     "secret-strength": [sound(**EMBEDDED), sound(REDIS_URL="redis://localhost")],

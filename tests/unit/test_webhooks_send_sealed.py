@@ -27,7 +27,7 @@ def test_the_published_vector() -> None:
 
 @given(st.binary(max_size=2000))
 def test_any_body_verifies_under_both_schemes(body: bytes) -> None:
-    sealed, text = Sealed.new(URL), body.decode("latin-1").encode()
+    sealed, text = Sealed.new(URL, 1), body.decode("latin-1").encode()
     headers = sealed.headers("msg_1", text, now(), legacy=True)
     secret = sealed.secrets[0].text
     signed = b"msg_1.%s.%s" % (headers["webhook-timestamp"].encode(), text)
@@ -39,7 +39,7 @@ def test_any_body_verifies_under_both_schemes(body: bytes) -> None:
 
 def test_a_secret_signs_until_its_end_and_not_after() -> None:
     at = now()
-    old = Sealed.new(URL)
+    old = Sealed.new(URL, 1)
     rotated = old.rotated(at, at + HOUR)
     for moment, number in ((at, 2), (at + HOUR - 1, 2), (at + HOUR, 1), (at + 2 * HOUR, 1)):
         given_signatures = rotated.headers("msg_1", b"{}", moment, legacy=False)["webhook-signature"].split(" ")
@@ -53,9 +53,19 @@ def test_a_secret_signs_until_its_end_and_not_after() -> None:
         standardwebhooks.Webhook(old.secrets[0].text).verify(b"{}", only)
 
 
+def test_a_rotation_ends_every_secret_before_it() -> None:
+    at = now()
+    twice = Sealed.new(URL, 1).rotated(at, at + 100 * HOUR).rotated(at, at + HOUR)
+    assert [secret.until for secret in twice.secrets] == [None, at + HOUR, at + HOUR]
+    kept = Sealed.new(URL, 1).rotated(at, at + HOUR).rotated(at, at + 100 * HOUR)
+    assert [secret.until for secret in kept.secrets] == [None, at + 100 * HOUR, at + HOUR]
+    (alone,) = twice.rotated(at, at).secrets
+    assert alone.text not in [secret.text for secret in twice.secrets], "a leaked secret signs on"
+
+
 @given(st.lists(st.integers(0, 100), max_size=8))
 def test_rotations_keep_the_newest_and_what_still_lives(hours: list[int]) -> None:
-    sealed, at = Sealed.new(URL), now()
+    sealed, at = Sealed.new(URL, 1), now()
     for overlap in hours:
         before = sealed.secrets[0].text
         sealed = sealed.rotated(at, at + overlap * HOUR)
@@ -67,7 +77,7 @@ def test_rotations_keep_the_newest_and_what_still_lives(hours: list[int]) -> Non
 
 
 def test_packing_keeps_everything_and_shows_nothing() -> None:
-    sealed = Sealed.new(URL).rotated(5, 9)
+    sealed = Sealed.new(URL, 1).rotated(5, 9)
     assert Sealed.unpack(sealed.pack()) == sealed
     for secret in sealed.secrets:
         assert secret.text not in repr(sealed)

@@ -7,7 +7,7 @@ import pytest
 
 from relay.audit.record import event
 from relay.audit.tags import TAGS
-from relay.webhooks.types import BY_NAME, CATALOGUE, TEST, EventType, expand, type_of, unknown
+from relay.webhooks.types import BY_NAME, CATALOGUE, TEST, EventType, asks, expand, type_of, unknown
 from tests.schemas import check
 
 KINDS = pytest.mark.parametrize("kind", CATALOGUE, ids=lambda kind: kind.name)
@@ -75,11 +75,37 @@ def test_what_partners_rely_on_is_there() -> None:
     assert wanted <= set(BY_NAME)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "told", "fits"),
+    [
+        ("webhook.received:order.paid", "order.paid", True),
+        ("webhook.received:order.paid", "order.paid.late", False),
+        ("webhook.received:order.*", "order.paid", True),
+        ("webhook.received:order.*", "order.", True),
+        ("webhook.received:order.*", "orders", False),
+        ("webhook.received:*", "anything", True),
+        ("webhook.received:*", "", False),
+        ("webhook.received:order*", "order*", True),
+        ("webhook.received:order*", "orders", False),
+        ("webhook.received", "order.paid", False),
+        ("order.paid", "order.paid", False),
+    ],
+)
+def test_patterns_of_senders_types(pattern: str, told: str, fits: bool) -> None:
+    draft = event("webhooks:event:received", workspace_id="w", notice={"event_type": told})
+    assert asks(pattern, draft) is fits
+    assert asks(pattern, event("webhooks:event:received", workspace_id="w")) is False
+
+
 def test_filters() -> None:
     assert expand(["*"]) == set(BY_NAME) - {"webhook.test"}
     assert expand(["run.*"]) == {name for name in BY_NAME if name.startswith("run.")}
     assert expand(["run.*", "key.created", "run.failed"]) == expand(["run.*"]) | {"key.created"}
     assert expand(["nothing", "run*", "ru.*", "run.", ""]) == frozenset()
     assert unknown(["*", "run.*", "key.created", "webhook.*"]) == []
+    assert expand(["webhook.received:order.*", "webhook.received:"]) == {"webhook.received:order.*"}
+    assert unknown(["webhook.received:order.paid", "webhook.received:*", "webhook.received:Größe 2"]) == []
+    for wrong in ("webhook.received:", "webhook.received:a\n", "webhook.receive:a", "key.created:a", "webhook.test:a"):
+        assert unknown([wrong]) == [wrong] and expand([wrong]) == frozenset()
     assert unknown(["webhook.test", "webhook.t.*"]) == ["webhook.test", "webhook.t.*"]
     assert unknown(["nothing", "run*", "run", "*.created", ""]) == ["nothing", "run*", "run", "*.created", ""]

@@ -13,7 +13,7 @@ from relay.core.clock import MICROSECONDS, now
 from relay.core.principal import Principal
 from relay.core.problem import AlreadyDecided, Denied, DigestMismatch, NotApprover, NotFound
 from relay.crypto.digest import equal
-from relay.store.api_keys import successors_of
+from relay.store.api_keys import are_one_line, successors_of
 from relay.store.approvals import ApprovalRepository, ApprovalRow, DecisionRow, chain
 from relay.store.attempts import AttemptRepository, AttemptRow
 from relay.store.database import Database
@@ -115,11 +115,13 @@ class Decisions:
     async def withdraw(self, principal: Principal, approval_id: str, request_id: str) -> Decided:
         """End a request that is pending, and its attempt, without anybody's decision.
 
-        For the requester, and for a person with ``workspace:admin``; 403 for anybody else, 404, 409 as above.
+        For the requester, keys of its line by rotation, and a person with ``workspace:admin``; 403 for anybody else,
+        404, 409 as above.
         """
         request, _ = await self._found(principal, approval_id)
         administers = principal.kind == "person" and "workspace:admin" in principal.scopes
-        if principal.id != request.requester_id and not administers:
+        whose = (principal.workspace_id, principal.id, request.requester_id)
+        if not administers and not await are_one_line(self._database.reader, *whose):
             raise NotApprover("A request is withdrawn by whoever made it, or by a person with workspace:admin.")
 
         done = await self._database.writer.run(

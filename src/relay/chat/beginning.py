@@ -49,8 +49,11 @@ class Beginning:
         self._sessions = sessions
         self._stored = stored
 
-    async def begin(self, principal: Principal, said: Said, *, kind: str, holder: str) -> Begun:
-        """Make what is said durable as a turn that ``holder`` holds. 404 and 409 as :meth:`Chat.send` says."""
+    async def begin(self, principal: Principal, said: Said, *, owner: str, kind: str, holder: str) -> Begun:
+        """Make what is said durable as a turn that ``holder`` holds; ``owner`` is whose the session is or will be.
+
+        404 and 409 as :meth:`Chat.send` says.
+        """
         created = said.session_id is None
         session_id = new_session_id() if said.session_id is None else said.session_id
         hashed = hash_of(session_id)
@@ -64,10 +67,10 @@ class Beginning:
         entry = UserEntry(said.text, tuple(image.media_type for image in said.images), said.client)
 
         def unit(tx: Tx) -> tuple[Claim, int]:
-            session = self._session(tx, rows, principal, hashed, at, created=created)
+            session = self._new(principal, owner, hashed, at) if created else _found(rows.lock(tx, hashed), owner, at)
             _require_turn(session)
             require_room(session, size)
-            self._require_share(rows.kept(tx, principal.id, at), size, created=created)
+            self._require_share(rows.kept(tx, owner, at), size, created=created)
             _require_idle(rows.unfinished(tx, hashed))
             if sealed is not None:
                 rows.insert_session(tx, session)
@@ -106,16 +109,9 @@ class Beginning:
         if stored + size > self._stored:
             raise _spread("stored", self._stored, f"{self._stored // 1024 // 1024} MiB in sessions")
 
-    def _session(
-        self, tx: Tx, rows: ChatRepository, principal: Principal, hashed: str, at: int, *, created: bool
-    ) -> SessionRow:
-        if created:
-            until = at + self._lifetime
-            return SessionRow(hashed, principal.workspace_id, principal.id, principal.credential_id, at, at, until)
-        session = rows.lock(tx, hashed)
-        if session is None or session.owner_id != principal.id or session.expires_at <= at:
-            raise NotFound(NO_SESSION)
-        return session
+    def _new(self, principal: Principal, owner: str, hashed: str, at: int) -> SessionRow:
+        until = at + self._lifetime
+        return SessionRow(hashed, principal.workspace_id, owner, principal.credential_id, at, at, until)
 
     def _after(self, session: SessionRow, said: Said, principal: Principal, at: int) -> SessionRow:
         return replace(
@@ -148,6 +144,12 @@ class Beginning:
             )
             for number, image in enumerate(said.images)
         ]
+
+
+def _found(session: SessionRow | None, owner: str, at: int) -> SessionRow:
+    if session is None or session.owner_id != owner or session.expires_at <= at:
+        raise NotFound(NO_SESSION)
+    return session
 
 
 def _require_turn(session: SessionRow) -> None:

@@ -132,7 +132,7 @@ class Drafts:
                 fence=turn.fence + 1,
             )
             rows.set_turn(tx, turn)
-            pen = self._journal.pen(tx, session)
+            pen = self._journal.pen(tx, replace(session, credential_id=principal.credential_id))
             pen.write(turn.id, TurnEntry("running"))
             pen.write_call(row, due)
             pen.keep()
@@ -228,9 +228,7 @@ class Drafts:
         """Withdraw whatever waits of a turn that somebody has asked to end."""
         session = claim.session
         principal = await self._credentials.reload(session.credential_id)
-        if (
-            principal is not None and principal.id == session.owner_id
-        ):  # what a dead credential has asked for never runs
+        if principal is not None:  # what a dead credential has asked for never runs
             await self.withdraw_all(principal, session, claim.turn, claim.turn.request_id)
 
     async def withdraw_left(self, principal: Principal, claim: Claim, call: CallEntry) -> None:

@@ -98,10 +98,11 @@ class NoteEntry:
 
 @dataclass(frozen=True, slots=True)
 class TurnEntry:
-    """A turn has come to another status."""
+    """A turn has come to another status. ``retry_after`` counts from then on."""
 
     status: TurnStatus
     error: tuple[str, str] | None = None
+    retry_after: int | None = None
 
 
 Body = UserEntry | AssistantEntry | CallEntry | NoteEntry | TurnEntry

@@ -40,11 +40,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a turn ends: a status, an error for one that failed, and what Relay has to say about it."""
+    """How a turn ends: a status, an error for one that failed, and what Relay has to say about it.
+
+    ``retry_after``: in how many seconds it may help to say it again.
+    """
 
     status: TurnStatus
     error: tuple[str, str] | None = None
     note: NoteEntry | None = None
+    retry_after: int | None = None
 
 
 class Pen:
@@ -308,14 +312,14 @@ class Journal:
                 self.counts.called(tx, call, "cancelled")
         if end.note is not None:
             pen.write(turn.id, end.note)
-        pen.write(turn.id, TurnEntry(end.status, error))
+        pen.write(turn.id, TurnEntry(end.status, error, end.retry_after))
         pen.keep()
         self._forget_text(tx, turn)
         tx.record(
             event(
                 "chat:turn:finished",
                 workspace_id=turn.workspace_id,
-                principal=session.owner_id,
+                principal=session.credential_id,
                 request_id=turn.request_id,
                 target=turn.id,
                 outcome=end.status,
@@ -325,8 +329,11 @@ class Journal:
         return pen.session
 
     def ask_to_cancel(self, tx: Tx, session: SessionRow, turn: TurnRow, end: End) -> None:
-        """End a turn of a locked session that nobody works on; leave word for whoever does."""
-        if turn.status == "running" and turn.holder is not None and (turn.lease_until or 0) > now():
+        """End a turn of a locked session that waits; leave word for whoever works on one that runs, now or next.
+
+        One that runs and that nobody works on is not ended here: what it has done and not recorded would look undone.
+        """
+        if turn.status == "running":
             rows = ChatRepository(turn.workspace_id)
             rows.set_turn(tx, replace(turn, cancel_requested_at=turn.cancel_requested_at or now()))
             return

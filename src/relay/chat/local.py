@@ -75,9 +75,10 @@ def told(calls: Sequence[CallEntry], planned: Sequence[Planned]) -> str:
 
 
 def _sentence(call: CallEntry) -> str:
+    summary = call.summary.rstrip(".")
     if call.status == "succeeded":
-        return f"Done: {call.summary} ({call.action})."
+        return f"Done: {summary} ({call.action})."
     if call.status == "previewed":
-        return f"This would be done by somebody who may: {call.summary} ({call.action})."
+        return f"This would be done by somebody who may: {summary} ({call.action})."
     detail = f": {call.error[1]}" if call.error is not None else "."
     return f"{call.action} {_ENDS.get(call.status, call.status)}{detail}"

@@ -7,11 +7,12 @@ from typing import Final
 
 from relay.catalog import ActionSpec, Catalog
 from relay.chat.conversation import newest_calls, opened
-from relay.chat.entries import AssistantEntry, CallEntry, Entry, NoteEntry, UserEntry
+from relay.chat.entries import AssistantEntry, CallEntry, Entry, NoteEntry, TurnEntry, UserEntry
 from relay.chat.journal import FINISHED
 from relay.chat.outward import Outward
 from relay.chat.progress import Running
 from relay.chat.views import CallView, EntryView, SessionView, TurnView
+from relay.core.clock import MICROSECONDS, now
 from relay.llm.messages import Usage
 from relay.store.chat import CallRow, SessionRow, TurnRow
 from relay.store.chat_reading import (
@@ -100,6 +101,7 @@ class Looking:
             model=answers[-1].model if answers else "",
             untrusted=any(answer.untrusted for answer in answers),
             error=error,
+            retry_after=None if error is None else _seconds_left(entries),
             spent=spent,
         )
 
@@ -181,3 +183,12 @@ class Looking:
             )
             for session, session_id in found
         ]
+
+
+def _seconds_left(entries: Sequence[Entry]) -> int | None:
+    """Return in how many seconds it may help to say again what failed: at least one, None where nobody knows."""
+    for entry in reversed(entries):
+        if isinstance(entry.body, TurnEntry):
+            seconds = entry.body.retry_after
+            return None if seconds is None else max(1, seconds - (now() - entry.at) // MICROSECONDS)
+    return None

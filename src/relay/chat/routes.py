@@ -264,7 +264,8 @@ def _problem(view: TurnView) -> Problem | None:
     code, detail = view.error
     about: dict[str, Any] = {"session_id": view.session_id, "turn_id": view.id}
     if code == ModelUnavailable.slug:
-        return ModelUnavailable(detail, **about)
+        wait = {} if view.retry_after is None else {"retry_after": view.retry_after}
+        return ModelUnavailable(detail, **wait, **about)
     if not code.startswith(SpendingExhausted.slug):
         return None
     seconds = -(-(DAY - now() % DAY) // MICROSECONDS)

@@ -135,7 +135,7 @@ class Runner:
     async def _work_on(self, claim: Claim) -> None:
         turn, session = claim.turn, claim.session
         progress = self._progress[session.id] = Progress(session.id, turn.id, self._changes)
-        with context.alone(request_id=turn.request_id, principal=session.owner_id, workspace=turn.workspace_id):
+        with context.alone(request_id=turn.request_id, principal=session.credential_id, workspace=turn.workspace_id):
             try:
                 async with self._kept(claim) as hold:
                     await self._worked(claim, hold, progress)

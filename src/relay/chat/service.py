@@ -12,6 +12,7 @@ from relay.catalog import Catalog
 from relay.chat.beginning import NO_SESSION, Beginning
 from relay.chat.conversation import opened
 from relay.chat.counts import ChatCounts
+from relay.chat.cursors import cursor_after, number_of, place_of
 from relay.chat.drafts import NO_CALL, Draft, Drafts, Edit
 from relay.chat.follow import POLL_SECONDS, Stream, Watch
 from relay.chat.identity import hash_of
@@ -27,7 +28,7 @@ from relay.chat.views import CallView, EntryView, Said, SessionView, TurnHandle,
 from relay.chat.work import CANCELLED, Tools
 from relay.core.clock import now
 from relay.core.principal import Principal
-from relay.core.problem import BadRequest, Conflict, NotFound
+from relay.core.problem import Conflict, NotFound
 from relay.core.streams import Place, Places
 from relay.gate.authenticate import Credentials
 from relay.gate.perform import Performer
@@ -39,6 +40,7 @@ from relay.store.chat import ChatRepository, SessionRow, TurnRow
 from relay.store.chat_reading import turn_of_any_workspace, turn_of_call
 from relay.store.chat_removal import remove_session
 from relay.store.database import Database
+from relay.store.lines import Lines
 from relay.store.vault import Vault
 from relay.store.writer import Tx
 from relay.telemetry.metrics import Metrics
@@ -48,6 +50,7 @@ _MODEL: Final = "model"
 _LOCAL: Final = "local"
 _RESTS: Final = frozenset({"done", "failed", "cancelled", "awaiting_approval"})
 _EDIT_SECONDS: Final = 30.0
+_CANCEL_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class Chat:
         self._models = models
         self._queue = queue
         self._rules = rules
+        self._lines = Lines(database.reader)
         self._changes = Changes()
         self._closing = asyncio.Event()
         outward = Outward(rules.link_hosts)
@@ -123,6 +127,7 @@ class Chat:
             vault,
             gate,
             credentials,
+            self._lines,
             self._journal,
             performing,
             self._drafts,
@@ -175,7 +180,8 @@ class Chat:
         session has reached one of its bounds (``limit`` says which).
         """
         kind = _LOCAL if self._models.name is None else _MODEL
-        begun = await self._beginning.begin(principal, said, kind=kind, holder=new_holder())
+        owner = await self._lines.first(principal)
+        begun = await self._beginning.begin(principal, said, owner=owner, kind=kind, holder=new_holder())
         self._runner.begin(begun.claim)
         after = "0" if begun.created else str(begun.seq)
         return TurnHandle(begun.session_id, begun.claim.turn.id, after, begun.created)
@@ -243,9 +249,10 @@ class Chat:
             return [], None
         limit = min(limit, MAX_PAGE)
         reading = self._looking.reading(principal.workspace_id)
-        rows = await reading.page(principal.id, at=now(), limit=limit + 1, before=_place(cursor))
+        owner, before = await self._lines.first(principal), place_of(cursor)
+        rows = await reading.page(owner, at=now(), limit=limit + 1, before=before)
         page = [(session, self._looking.opened_id(session, sealed)) for session, sealed in rows[:limit]]
-        following = f"{page[-1][0].created_at}.{page[-1][0].id}" if len(rows) > limit else None
+        following = cursor_after(page[-1][0]) if len(rows) > limit else None
         return await self._looking.sessions(principal.workspace_id, page), following
 
     async def show(
@@ -253,7 +260,7 @@ class Chat:
     ) -> tuple[SessionView, list[EntryView], str | None]:
         """Return a session, up to ``limit`` of its entries, oldest first, and the cursor of the next page."""
         session = await self._session(principal, session_id)
-        after, limit = _number(cursor), min(limit, MAX_PAGE)
+        after, limit = number_of(cursor), min(limit, MAX_PAGE)
         reading = self._looking.reading(principal.workspace_id)
         rows = await reading.entries(session.id, after=after, limit=limit + 1, kinds=SHOWN)
         views = await self._looking.entries(opened(self._vault, rows[:limit]))
@@ -297,12 +304,11 @@ class Chat:
             raise Conflict("No turn of this session runs or waits.")
         for turn in chosen:
             await self._end(session, turn)
-            self._runner.cancel(turn.id)
             await self._drafts.withdraw_all(principal, session, turn, request_id)
         return await self._view(chosen[-1].id)
 
     async def _end(self, session: SessionRow, turn: TurnRow) -> None:
-        """End a turn that nobody works on, or leave word for whoever does."""
+        """End a turn that waits; leave word for whoever works on one that runs, or take it up to end it."""
         rows = ChatRepository(session.workspace_id)
 
         def unit(tx: Tx) -> None:
@@ -312,6 +318,14 @@ class Chat:
             self._journal.ask_to_cancel(tx, locked, found, End("cancelled", note=CANCELLED))
 
         await self._journal.write(unit, session.id)
+        if self._runner.cancel(turn.id):
+            return
+        claim = await self._journal.claim(turn.id, new_holder())
+        if claim is not None:  # nobody works on it any more: its calls may have got further than is recorded
+            self._runner.begin(claim)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CANCEL_SECONDS):
+                    await self.finished(turn.id)
 
     async def find_call(self, principal: Principal, session_id: str, call_id: str) -> CallView:
         """Return a call of the principal's session as it stands; 404 for any other."""
@@ -389,23 +403,7 @@ class Chat:
     async def _session(self, principal: Principal, session_id: str) -> SessionRow:
         hashed = hash_of(session_id)
         found = None if hashed is None else await self._looking.reading(principal.workspace_id).session(hashed)
-        if found is None or found.owner_id != principal.id or found.expires_at <= now():
+        owner = await self._lines.first(principal)
+        if found is None or found.owner_id != owner or found.expires_at <= now():
             raise NotFound(NO_SESSION)
         return found
-
-
-def _place(cursor: str | None) -> tuple[int, str] | None:
-    if cursor is None:
-        return None
-    created, dot, hashed = cursor.partition(".")
-    if not (created.isascii() and created.isdigit() and len(created) <= 18 and dot and hashed.isalnum()):
-        raise BadRequest("This cursor is none that a page was answered with.")
-    return int(created), hashed
-
-
-def _number(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 9):
-        raise BadRequest("This cursor is none that a page was answered with.")
-    return int(cursor)

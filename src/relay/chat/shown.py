@@ -30,6 +30,12 @@ class CallError(BaseModel):
     detail: str
 
 
+class TurnError(CallError):
+    """Why a turn failed, and in how many seconds it may help to say it again, null where nobody knows."""
+
+    retry_after: int | None
+
+
 class CallItem(BaseModel):
     """An action that the conversation has asked for, as it stands.
 
@@ -94,7 +100,7 @@ class TurnAnswer(BaseModel):
     model: str
     untrusted: bool
     notices: list[str]
-    error: CallError | None
+    error: TurnError | None
 
 
 class SessionItem(BaseModel):
@@ -163,7 +169,7 @@ def shown_turn(view: TurnView) -> TurnAnswer:
         model=view.model,
         untrusted=view.untrusted,
         notices=_notices(view),
-        error=_error(view.error),
+        error=_turn_error(view),
     )
 
 
@@ -232,6 +238,12 @@ def _origin(origin: Origin) -> OriginItem:
 
 def _error(error: tuple[str, str] | None) -> CallError | None:
     return None if error is None else CallError(code=error[0], detail=error[1])
+
+
+def _turn_error(view: TurnView) -> TurnError | None:
+    if view.error is None:
+        return None
+    return TurnError(code=view.error[0], detail=view.error[1], retry_after=view.retry_after)
 
 
 def _time(at: int | None) -> str | None:

@@ -80,8 +80,9 @@ class TurnView:
     """One turn of a session: what was said, what was called, what was answered.
 
     ``message`` is the answer's text so far, links and images made harmless; ``untrusted`` says that content from
-    outside may have had a say in it. ``error`` is a stable code and a sentence, for a turn that failed. ``spent`` is
-    what models have cost in the session so far, in billionths of a US dollar.
+    outside may have had a say in it. ``error`` is a stable code and a sentence, for a turn that failed, and
+    ``retry_after`` in how many seconds it may help to say it again, None where nobody knows. ``spent`` is what models
+    have cost in the session so far, in billionths of a US dollar.
     """
 
     id: str
@@ -93,6 +94,7 @@ class TurnView:
     model: str
     untrusted: bool
     error: tuple[str, str] | None = None
+    retry_after: int | None = None
     spent: int = 0
 
 

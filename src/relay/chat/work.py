@@ -30,6 +30,7 @@ from relay.planning.narrowing import narrow
 from relay.store.chat import ChatRepository
 from relay.store.chat_reading import ChatReading
 from relay.store.database import Database
+from relay.store.lines import Lines
 from relay.store.vault import Vault
 from relay.store.writer import StoreUnavailable, Tx
 
@@ -77,6 +78,7 @@ class Tools:
     vault: Vault
     gate: Performer
     credentials: Credentials
+    lines: Lines
     journal: Journal
     performing: Performing
     drafts: Drafts
@@ -116,7 +118,8 @@ class Work:
             await self._finish(End("failed", REVOKED))
         except Problem as problem:
             await self._take_in()
-            await self._finish(End("failed", (_code_of(problem), problem.detail)))
+            wait = problem.extensions.get("retry_after")
+            await self._finish(End("failed", (_code_of(problem), problem.detail), retry_after=wait))
         except StoreUnavailable:  # what a model has said could not be recorded, so nobody may act on it
             await self._finish(End("failed", UNRECORDED))
         except Exception as error:  # a defect must not repeat itself for ever
@@ -138,7 +141,7 @@ class Work:
         entries = opened(tools.vault, await reading.entries_of_turn(turn))
         for call in Conversation(turn.id, entries).calls():
             if call.is_due:
-                done = await tools.performing.done_before(session.workspace_id, session.owner_id, call)
+                done = await tools.performing.done_before(session.workspace_id, session.credential_id, call)
                 if done is not None:
                     await self._journal.called(self._claim, done)
 
@@ -207,7 +210,9 @@ class Work:
         """Return the owner with the scopes that are left; :class:`Revoked` when the credential has died."""
         session, said = self._session, self._conversation.said()
         principal = await self._insist(lambda: self._tools.credentials.reload(session.credential_id))
-        if principal is None or principal.workspace_id != session.workspace_id or principal.id != session.owner_id:
+        if principal is None or principal.workspace_id != session.workspace_id:
+            raise Revoked
+        if await self._insist(lambda: self._tools.lines.first(principal)) != session.owner_id:
             raise Revoked
         if missing := principal.missing(_CHAT):
             raise InsufficientScope(missing, _CHAT)

@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from relay import __version__
-from relay.cli import audit, db, demo, doctor, key, kill_switch, policy, secrets, serve, webhook, worker, workspace
+from relay.cli import (
+    audit,
+    db,
+    demo,
+    doctor,
+    key,
+    kill_switch,
+    policy,
+    question,
+    secrets,
+    serve,
+    webhook,
+    worker,
+    workspace,
+)
 
 app = typer.Typer(
     name="relay",
@@ -22,6 +36,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(key.app, name="key")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(audit.app, name="audit")
+app.add_typer(question.app, name="question")
 app.add_typer(kill_switch.app, name="kill-switch")
 app.add_typer(policy.app, name="policy")
 app.add_typer(webhook.app, name="webhook")

@@ -95,6 +95,8 @@ def _compose(secrets: Secrets) -> str:
         _vacant([*(f"secrets/{file}" for file in names.values()), "compose.secrets.yaml"])
         + f"mkdir -p secrets\n{write}"
         + _here("cat > compose.secrets.yaml", override)
+        # It names files and holds no secret, and docker compose reads it as whoever calls it.
+        + "chmod 0644 compose.secrets.yaml\n"
         + 'if [ -n "${RELAY_UID:-}" ]; then chown "$RELAY_UID" '
         + " ".join(f"secrets/{file}" for file in names.values())
         + "; fi\n"

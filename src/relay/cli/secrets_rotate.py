@@ -38,7 +38,7 @@ def rotate(
     status: Annotated[bool, typer.Option("--status", help="Change nothing; show ages and who holds what.")] = False,
     wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for other processes.")] = 90.0,
     overlap_hours: Annotated[
-        int, typer.Option(min=0, max=720, help="How long the webhook secret before is accepted.")
+        int, typer.Option(min=0, max=720, help="How long the webhook secret before is accepted; 0 ends it now.")
     ] = 72,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

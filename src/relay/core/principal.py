@@ -25,6 +25,8 @@ KeyKind = Literal["agent", "person"]
 
 OPERATOR_ID: Final = "operator"
 """Who acts by the command line; also the first maker of the keys that are made there."""
+CHAT_ID: Final = "chat"
+"""The service that callers with the chat's own key act as; no row in the database stands for it."""
 
 BUNDLES: Final[dict[str, tuple[Scope, ...]]] = {
     "viewer": ("actions:preview", "docs"),

@@ -48,10 +48,11 @@ class AskerReplaced(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """An idempotency key as it is stored: hash of the key, fingerprint of the request."""
+    """An idempotency key as it is stored: hash of the key, fingerprint of the request, and under whose ids."""
 
     key_hash: str
     fingerprint: str
+    owners: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,10 @@ class Doorkeeper(Protocol):
         ...
 
     def without_key(self, facts: RequestFacts) -> Principal | None:
-        """Return whom a request without any credential lets in, None where it lets in nobody."""
+        """Return whom a request without any credential lets in, None where it lets in nobody.
+
+        :class:`~relay.core.problem.Unauthenticated` where the caller is to know what would be let in.
+        """
         ...
 
 

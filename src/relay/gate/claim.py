@@ -14,7 +14,8 @@ class Claim:
     def __init__(self, intent: Intent, attempt_id: str, at: int, until: int) -> None:
         principal = intent.principal
         self.attempts = AttemptRepository(principal.workspace_id)
-        self._keys = IdempotencyRepository(principal.workspace_id, principal.id)
+        owners = intent.idempotency.owners if intent.idempotency is not None else ()
+        self._keys = IdempotencyRepository(principal.workspace_id, owners)
         self._previews = PreviewRepository(principal.workspace_id, principal.id)
         self._ask = intent.ask
         self._idempotency = intent.idempotency

@@ -54,7 +54,7 @@ class Effects:
             found = None
             if intent.idempotency is not None:
                 found = await self._previews.remembered(
-                    intent.principal.workspace_id, intent.principal.id, intent.idempotency.key_hash
+                    intent.principal.workspace_id, intent.idempotency.owners, intent.idempotency.key_hash
                 )
             if found is None:
                 raise

@@ -16,6 +16,7 @@ from relay.gate.asked import Asked
 from relay.gate.attempts import Attempts
 from relay.gate.checks import Checks
 from relay.gate.rows import attempt_event, attempt_row, waiting_state
+from relay.store.api_keys import are_one_line
 from relay.store.approvals import ApprovalRow, chain
 from relay.store.attempts import AttemptRepository, AttemptRow
 from relay.store.database import Database
@@ -137,13 +138,14 @@ class Holds:
     async def recall(self, principal: Principal, attempt_id: str, request_id: str) -> None:
         """Cancel an attempt of the principal's workspace that is held back and has not begun.
 
-        For whoever asked for it and for persons; 403 for anybody else, 404 for what is not there, 409 for an attempt
-        that is not held back (any more): then it may have taken effect.
+        For whoever asked for it, keys of its line by rotation, and persons; 403 for anybody else, 404 for what is not
+        there, 409 for an attempt that is not held back (any more): then it may have taken effect.
         """
         row = await AttemptRepository(principal.workspace_id).get(self._database.reader, attempt_id)
         if row is None:
             raise NotFound("There is no such attempt in this workspace.")
-        if principal.id != row.principal_id and principal.kind != "person":
+        whose = (principal.workspace_id, principal.id, row.principal_id)
+        if principal.kind != "person" and not await are_one_line(self._database.reader, *whose):
             raise InsufficientScope(("a person",), frozenset({"actions:execute"}))
         draft = _ended_event(row, "gate:action:recalled", principal.id, request_id)
 

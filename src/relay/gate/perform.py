@@ -196,7 +196,7 @@ class Performer:
         For an asker that cannot know whether it has asked before: that attempt counts, whatever has changed since.
         """
         key_hash = sha256_hex(idempotency_key.encode())
-        remembered = await self._previews.remembered(workspace_id, principal_id, key_hash)
+        remembered = await self._previews.remembered(workspace_id, (principal_id,), key_hash)
         return None if remembered is None else await self._twin(workspace_id, remembered, None)
 
     async def _allowed(
@@ -209,7 +209,8 @@ class Performer:
             at, ask.client, untrusted_content=ask.untrusted_content, asked_at=asked_at, origins=ask.origins
         )
         decision = await decide(self._policy, principal, spec, step, circumstances)
-        intent = Intent(principal, ask, spec, step, decision, asked_at or at, _idempotency(ask, spec, step))
+        owners = await self._previews.owners(principal) if ask.idempotency_key is not None else ()
+        intent = Intent(principal, ask, spec, step, decision, asked_at or at, _idempotency(ask, spec, step, owners))
         if decision.effect == "deny":
             await self.attempts.deny(intent)
             raise Denied(decision.reason, policy_id=decision.policy_id, policy_version=decision.policy_version)
@@ -265,7 +266,8 @@ class Performer:
         if ask.preview_id is None or ask.idempotency_key is None:
             return None
         key_hash = sha256_hex(ask.idempotency_key.encode())
-        found = await self._previews.remembered(principal.workspace_id, principal.id, key_hash)
+        owners = await self._previews.owners(principal)
+        found = await self._previews.remembered(principal.workspace_id, owners, key_hash)
         if found is not None and found.fingerprint != _preview_fingerprint(ask.preview_id):
             raise _mismatch()
         return found
@@ -297,7 +299,7 @@ def _refused(decision: Decision, refusal: str) -> Decision:
     return Decision("deny", "builtin:egress", 1, refusal, inputs=decision.inputs)
 
 
-def _idempotency(ask: Ask, spec: ActionSpec, step: Step) -> Idempotency | None:
+def _idempotency(ask: Ask, spec: ActionSpec, step: Step, owners: tuple[str, ...]) -> Idempotency | None:
     if ask.idempotency_key is None:
         return None
     if ask.preview_id is not None:
@@ -306,7 +308,7 @@ def _idempotency(ask: Ask, spec: ActionSpec, step: Step) -> Idempotency | None:
         # The key itself is stored as a hash only; with it in the form, short parameters cannot be guessed from a dump.
         form = {"key": ask.idempotency_key, "action": spec.name, "params": spec.digest_form(step.params)}
         fingerprint = sha256_hex(canonical_json(form))
-    return Idempotency(sha256_hex(ask.idempotency_key.encode()), fingerprint)
+    return Idempotency(sha256_hex(ask.idempotency_key.encode()), fingerprint, owners)
 
 
 def _preview_fingerprint(preview_id: str) -> str:

@@ -17,6 +17,7 @@ from relay.gate.checks import Checks
 from relay.gate.validate import make_step
 from relay.store.database import Database
 from relay.store.idempotency import IdempotencyRepository, Remembered
+from relay.store.lines import Lines
 from relay.store.previews import PreviewRepository, PreviewRow
 from relay.store.vault import Sealed, Vault
 from relay.store.writer import Tx
@@ -32,6 +33,7 @@ class Previews:
         self._vault = vault
         self._checks = checks
         self._ttl = ttl
+        self._lines = Lines(database.reader)
 
     async def make(
         self,
@@ -96,9 +98,13 @@ class Previews:
         found = await self._vault.open(workspace=principal.workspace_id, purpose=SEEN, record_id=preview_id)
         return None if found is None else found.decode()
 
-    async def remembered(self, workspace_id: str, principal_id: str, key_hash: str) -> Remembered | None:
-        """Return what an idempotency key of this principal stands for."""
-        keys = IdempotencyRepository(workspace_id, principal_id)
+    async def owners(self, principal: Principal) -> tuple[str, ...]:
+        """Return the ids under which a principal's idempotency keys are kept."""
+        return await self._lines.owners(principal)
+
+    async def remembered(self, workspace_id: str, owners: tuple[str, ...], key_hash: str) -> Remembered | None:
+        """Return what an idempotency key of these owners stands for."""
+        keys = IdempotencyRepository(workspace_id, owners)
         return await keys.look_up(self._database.reader, key_hash, now())
 
     async def open(self, principal: Principal, preview_id: str) -> tuple[PreviewRow, bytes]:

@@ -8,7 +8,8 @@ from typing import Final
 
 from relay.core.clock import now
 from relay.core.facts import RequestFacts
-from relay.core.principal import Principal
+from relay.core.principal import CHAT_ID, Principal
+from relay.core.problem import Unauthenticated
 from relay.crypto.digest import equal, sha256
 from relay.identity.dev import dev_facts, needs_no_credential
 from relay.settings.model import Settings
@@ -16,7 +17,10 @@ from relay.store.database import Database
 from relay.store.workspaces import ensure_workspace
 from relay.store.writer import Tx
 
-CHAT_ID: Final = "chat"
+_NOT_FROM_HERE: Final = (
+    "This needs an API key. Without one CHAT_PILOT_MODE lets in what a program of this machine sends directly: to a "
+    "loopback Host, without Origin, Cookie or forwarding headers, and from no web page of another site."
+)
 
 
 class ChatDoor:
@@ -41,9 +45,16 @@ class ChatDoor:
         return self._principal
 
     def without_key(self, facts: RequestFacts) -> Principal | None:
-        """Return the principal in pilot mode, under all conditions of :func:`relay.identity.dev.dev_principal_for`."""
-        may = needs_no_credential(dev_facts(self._settings, facts, enabled=self._settings.chat_pilot_mode))
-        return self._principal if may else None
+        """Return the principal in pilot mode, under all conditions of :func:`relay.identity.dev.dev_principal_for`.
+
+        Where the mode is on, a request that it does not let in is told which it does (401).
+        """
+        known = dev_facts(self._settings, facts, enabled=self._settings.chat_pilot_mode)
+        if needs_no_credential(known):
+            return self._principal
+        if known.enabled and known.env == "local":
+            raise Unauthenticated(_NOT_FROM_HERE, reason="missing_token")
+        return None
 
 
 async def ensure_chat_workspace(database: Database, settings: Settings) -> None:

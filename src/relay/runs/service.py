@@ -26,6 +26,7 @@ from relay.runs.work import PURPOSE
 from relay.store.attempts import AttemptRepository
 from relay.store.database import Database
 from relay.store.idempotency import IdempotencyRepository, Remembered
+from relay.store.lines import Lines
 from relay.store.plans import PlanRepository
 from relay.store.runs import RunRepository, RunRow, StepRow
 from relay.store.vault import Vault
@@ -101,6 +102,7 @@ class Runs:
         self._queue = queue
         self._retention = retention
         self._idempotency_ttl = idempotency_ttl
+        self._lines = Lines(database.reader)
         self._changes = Changes()
         self._closing = asyncio.Event()
         self._journal = Journal(database, self._changes, lease_seconds=lease_seconds, recall=recall)
@@ -139,7 +141,7 @@ class Runs:
         drafted = () if order.plan_id is not None else arrange(order.steps)
         key = _key(order, drafted)
         if key is not None:
-            keys = IdempotencyRepository(principal.workspace_id, principal.id)
+            keys = IdempotencyRepository(principal.workspace_id, await self._lines.owners(principal))
             found = await keys.look_up(self._database.reader, key[0], now())
             if found is not None:
                 return await self._twin(principal, found, key)
@@ -207,7 +209,7 @@ class Runs:
         )
         runs = RunRepository(run.workspace_id)
         plans = PlanRepository(run.workspace_id, principal.id)
-        keys = IdempotencyRepository(run.workspace_id, principal.id)
+        keys = IdempotencyRepository(run.workspace_id, await self._lines.owners(principal))
         draft = event(
             "runs:run:created",
             workspace_id=run.workspace_id,

@@ -242,6 +242,29 @@ async def successors_of(reader: Reader, workspace_id: str, key_id: str) -> froze
         found.append(row[0])
 
 
+async def first_of_line(reader: Reader, workspace_id: str, key_id: str) -> str:
+    """Return the key that a line of rotations began with in which this one stands; itself when it followed none."""
+    line = [key_id]
+    while True:
+        mine = (api_keys.c.workspace_id == workspace_id, api_keys.c.id == line[-1])
+        row = await reader.one(select(api_keys.c.made_by).where(*mine))
+        # The key that another one followed is among its makers, so that no index is needed to find it.
+        makers = [] if row is None else json.loads(row[0])
+        followed = (api_keys.c.workspace_id == workspace_id, api_keys.c.successor_id == line[-1])
+        before = await reader.one(select(api_keys.c.id).where(*followed, api_keys.c.id.in_(makers))) if makers else None
+        if before is None or before[0] in line:
+            return line[-1]
+        line.append(before[0])
+
+
+async def are_one_line(reader: Reader, workspace_id: str, one: str, other: str) -> bool:
+    """Say whether two keys are one, or one of them took the other's place by rotation, directly or in a chain."""
+    if one == other:
+        return True
+    first = await first_of_line(reader, workspace_id, one)
+    return first == await first_of_line(reader, workspace_id, other)
+
+
 def workspace_of(tx: Tx, key_id: str) -> str | None:
     """Return the workspace of a key. For the operator's command line, which belongs to none."""
     row = tx.one(_WORKSPACE_OF, key=key_id)

@@ -15,6 +15,8 @@ from relay.store.writer import Tx
 class SessionRow:
     """A session. ``id`` is SHA-256 of the id that its owner holds; ``size`` counts the bytes of all that was kept.
 
+    ``owner_id`` is the principal, of API keys the first one of a line of rotations. ``credential_id`` is with what the
+    owner spoke in it last: it does not change while a turn runs, whose calls are that credential's.
     ``untrusted``: it holds content from outside. ``last_seq`` is the number of its newest entry.
     """
 
