@@ -271,7 +271,7 @@ async def test_events_arrive_as_they_happen_and_a_watcher_that_leaves_makes_room
                 assert stream.headers["Content-Type"].startswith("text/event-stream")
                 async for line in stream.content:
                     if line == b"event: step\n":
-                        assert time.monotonic() - began < 1.0, "the run goes on, and its events were held back"
+                        assert time.monotonic() - began < 5.0, "the run goes on, and its events were held back"
                         leave(stream)
                         return True
             raise AssertionError("the stream ended")

@@ -68,7 +68,10 @@ async def test_wrong_questions_get_one_line(gateway: GatewayProcess) -> None:
     for status, words in (
         (1, ("question", "show", "aud_00000000000000000000000000000000")),
         (2, ("question", "show", "x", "--reason", "")),
+        (2, ("question", "show", "aud_\udcff")),
         (2, ("question", "list", "--principal", "a\nb")),
+        (2, ("question", "list", "--workspace", "")),
+        (2, ("question", "list", "--workspace", "\udcff")),
     ):
         ran = await gateway.command(*words)
         assert (ran.returncode, ran.stdout) == (status, "") and "Traceback" not in ran.stderr

@@ -257,7 +257,7 @@ async def test_without_its_database_nothing_runs_until_it_is_back(
             assert took < REFUSED_WITHIN
             began = time.monotonic()
             assert (await relay.client.get("/health")).status == 200
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 2
         assert (await relay.client.get("/ready")).status == 503
         assert relay.effects == 1
 

@@ -58,7 +58,7 @@ async def test_while_redis_is_away_changes_wait_and_reads_have_a_tenth(
         getattr(redis_server, how)()
         began = time.monotonic()
         refused = await one.post("/actions/execute", ECHO, key=one.admin)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
         problem = refused.expect(503)
         assert problem["type"].endswith(":unavailable") and int(refused.headers["Retry-After"]) >= 1
         await ready(one, "failed")

@@ -180,7 +180,7 @@ async def test_it_goes_on_after_the_server_has_crashed_and_puts_fail_nobody_mean
         began = time.monotonic()
         for number in range(100):
             await one.put("run", f"away{number}")
-        assert time.monotonic() - began < 1, "a put waited for the database"
+        assert time.monotonic() - began < 3, "a put waited for the database"
         await asyncio.sleep(1)
         await asyncio.to_thread(server.start)
         async with asyncio.timeout(60):

@@ -223,7 +223,7 @@ async def test_a_shutdown_ends_streams_at_once(sqlite_target: Target) -> None:
             began = time.monotonic()
             house.runs.close_streams()
             events = await reading
-            assert time.monotonic() - began < 0.3
+            assert time.monotonic() - began < 0.9
         assert (events[-1].kind, events[-1].data) == ("end", {"reason": "shutdown"})
         go_on.set()
 

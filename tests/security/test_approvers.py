@@ -79,6 +79,19 @@ async def test_nobody_decides_about_a_request_of_ones_own(office: Office) -> Non
         (await office.decide(request, key=key)).expect(403)
 
 
+async def test_what_a_key_made_before_it_was_rotated_does_not_decide_for_its_successor(office: Office) -> None:
+    first, first_id = await office.key(*SCOPES, maker=office.owner)
+    helper, _ = await office.key(*SCOPES, maker=first)
+    remote, _ = await office.key(*SCOPES, maker=helper)
+    second, second_id = await rotated(office, first_id)
+    third, _ = await rotated(office, second_id)
+    for asker, key in itertools.product((first, second, third), (helper, remote)):
+        (await office.decide(await office.requested(key=asker), key=key)).expect(403)
+    assert office.deeds.done == []
+    # The other way round a maker decides, and so does whoever followed it.
+    (await office.decide(await office.requested(key=helper), key=third)).expect(200)
+
+
 async def test_two_persons_have_to_agree(office: Office) -> None:
     await office.policy(TWO_PERSONS)
     request = await office.requested()

@@ -42,7 +42,7 @@ async def test_names_that_do_not_resolve_hold_no_other_up(monkeypatch: pytest.Mo
 
     def slow(host: str, *rest: Any) -> Any:
         if host.endswith(".slow.example"):
-            time.sleep(1.5)
+            time.sleep(3)
             raise socket.gaierror
         return real(host, *rest)
 
@@ -53,5 +53,5 @@ async def test_names_that_do_not_resolve_hold_no_other_up(monkeypatch: pytest.Mo
     began = time.monotonic()
     [found] = await names.resolve("127.0.0.1", 80)
     assert (found["host"], found["port"]) == ("127.0.0.1", 80)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 2.5
     assert all(isinstance(ended, OSError) for ended in await asyncio.gather(*waiting, return_exceptions=True))
