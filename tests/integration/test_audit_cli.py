@@ -68,13 +68,15 @@ def commands(tmp_path: Path) -> Commands:
 
 
 def test_listing_shows_everything_or_one_workspace(commands: Commands) -> None:
-    everything, one, paged, table, wrong_time, wrong_cursor = commands.several(
+    everything, one, paged, table, *wrong = commands.several(
         ["audit", "list", "--json"],
         ["audit", "list", "--json", "--workspace", "one", "--tag", "identity:*"],
         ["audit", "list", "--json", "--limit", "1", "--tag", "identity:key:created"],
         ["audit", "list", "--limit", "2"],
         ["audit", "list", "--since", "yesterday"],
         ["audit", "list", "--cursor", "x"],
+        ["audit", "list", "--workspace", ""],
+        ["audit", "list", "--workspace", "\udcff"],
     )
     items = json.loads(everything["out"])["items"]
     assert {"one", "two"} <= {item["workspace_id"] for item in items}
@@ -84,7 +86,7 @@ def test_listing_shows_everything_or_one_workspace(commands: Commands) -> None:
     page = json.loads(paged["out"])
     assert len(page["items"]) == 1 and page["next_cursor"]
     assert len(table["out"].splitlines()) == 3 and "--cursor" in table["err"]
-    assert (wrong_time["status"], wrong_cursor["status"]) == (2, 2)
+    assert [(answer["status"], answer["out"]) for answer in wrong] == [(2, "")] * 4
 
 
 def test_verification_of_the_whole_log_and_of_an_export(commands: Commands) -> None:

@@ -44,14 +44,22 @@ async def turn_is_cancelled(world: ChatWorld, owner: Principal, handle: TurnHand
 
 
 async def turn_is_cancelled_once_its_lease_is_over(world: ChatWorld, owner: Principal, handle: TurnHandle) -> None:
-    sweeper = world.chat._runner._sweeper
-    assert sweeper is not None
-    sweeper.cancel()  # nobody else takes the turn up before it is cancelled
-    await asyncio.gather(sweeper, return_exceptions=True)
-    over = Query(update(chat_turns).values(lease_until=1))
-    await world.house.database.writer.run(lambda tx: tx.run(over))
+    await nobody_takes_turns_up(world)
+    await leases_are_over(world)
     view = await world.chat.cancel(owner, handle.session_id, REQUEST)
     assert (view.status, [made.status for made in view.calls]) == ("cancelled", ["succeeded"])
+
+
+async def nobody_takes_turns_up(world: ChatWorld) -> None:
+    sweeper = world.chat._runner._sweeper
+    assert sweeper is not None
+    sweeper.cancel()
+    await asyncio.gather(sweeper, return_exceptions=True)
+
+
+async def leases_are_over(world: ChatWorld) -> None:
+    over = Query(update(chat_turns).values(lease_until=1))
+    await world.house.database.writer.run(lambda tx: tx.run(over))
 
 
 async def dies_before_it_records(world: ChatWorld, patch: pytest.MonkeyPatch, begin: Callable[[], Any]) -> Any:
@@ -100,3 +108,21 @@ async def test_what_was_done_before_a_crash_is_found_and_not_done_again(
     [made] = view.calls
     assert (made.status, made.result) == ("succeeded", {"said": "MONEY"})
     assert outside.whats == ["money"], "nothing is done twice"
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_what_was_asked_for_before_a_crash_is_withdrawn_with_its_session(
+    sqlite_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_over: bool
+) -> None:
+    """It could still be approved, and would run, when nothing of the conversation is left."""
+    async with open_model_server() as model, open_chat(sqlite_target, tmp_path / "data", model) as world:
+        owner = await world.key("developer", kind="person")
+        await nobody_takes_turns_up(world)
+        model.reply(say("", call("thing-wipe", {"what": "money"})))
+        with monkeypatch.context() as patch:
+            handle = await dies_before_it_records(world, patch, lambda: world.send(owner, "Wipe money"))
+        if is_over:
+            await leases_are_over(world)
+        await world.chat.delete(owner, handle.session_id, REQUEST)
+        [found], _ = await world.engine.requests.page("default", status=None, cursor=None, limit=9)
+        assert found.approval.status == "withdrawn"

@@ -74,6 +74,18 @@ async def test_a_turn_as_it_happens(target: Target, tmp_path: Path) -> None:
         assert plain["model"] == "scripted-1" and plain["notices"] == [] and plain["message"] == "Again."
 
 
+async def test_a_model_by_the_name_of_the_local_planner_is_not_taken_for_it(
+    sqlite_target: Target, tmp_path: Path
+) -> None:
+    async with with_model(sqlite_target, tmp_path, AI_MODEL="local", AI_PRICES="local=0/0") as (gateway, model):
+        model.reply(spoken("I am a model."))
+        asked = (await say(gateway, "who are you?", key=await gateway.key(*HELD))).expect(200)
+        assert (asked["model"], asked["notices"]) == ("local", [])
+    async with open_gateway(sqlite_target, tmp_path / "data") as gateway:
+        planned = (await say(gateway, "who are you?", key=await gateway.key(*HELD))).expect(200)
+        assert planned["model"] == "local" and "No language model" in planned["notices"][0]
+
+
 async def test_a_reader_who_was_cut_off_in_the_middle_goes_on_there(target: Target, tmp_path: Path) -> None:
     async with with_model(target, tmp_path) as (gateway, model):
         key = await gateway.key(*HELD)

@@ -83,9 +83,9 @@ async def test_old_and_new_secret_verify_during_a_rotation_and_only_then(target:
         await act(gateway)
         got = (await receiver.arrived(2))[1]
         verifies(last["secret"], got)
-        with pytest.raises(standardwebhooks.WebhookVerificationError):
-            verifies(rotated["secret"], got)
-        verifies(made["secret"], got)  # its own overlap lasts
+        for ended in (made["secret"], rotated["secret"]):  # without an overlap none of those before goes on
+            with pytest.raises(standardwebhooks.WebhookVerificationError):
+                verifies(ended, got)
 
 
 async def test_three_secrets_live_at_most(gateway_sending: Any) -> None:

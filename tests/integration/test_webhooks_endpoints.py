@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from relay.egress import resolver
 from relay.egress import webhooks as egress_webhooks
+from relay.egress.resolver import PooledResolver
 from relay.store.tables import envelopes, metadata
 from relay.store.target import Target
 from relay.webhooks.endpoints import MAX_ENDPOINTS
@@ -106,6 +107,37 @@ async def test_a_name_server_that_never_answers_holds_no_endpoint_up(
         try:
             async with asyncio.timeout(30):
                 await endpoint(gateway, PUBLIC)
+        finally:
+            answers.set()
+
+
+async def test_names_that_are_slow_to_look_up_keep_no_connection_from_being_made(
+    sqlite_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, answers, begun = resolver._look_up, threading.Event(), threading.Semaphore(0)
+
+    def look_up(host: str, *rest: Any) -> Any:
+        if host.endswith(".slow.example"):
+            begun.release()
+            answers.wait(60)
+            raise OSError("no such host")
+        return real(host, *rest)
+
+    monkeypatch.setattr(resolver, "_look_up", look_up)
+    monkeypatch.setattr(egress_webhooks, "LOOK_UP_SECONDS", 0.5)
+    body = {"events": ["*"]}
+    async with sending(sqlite_target, tmp_path) as gateway:
+        making = [
+            asyncio.create_task(
+                gateway.post("/webhooks/endpoints", {"url": f"https://n{n}.slow.example/", **body}, key=gateway.admin)
+            )
+            for n in range(resolver.LOOKUPS + resolver.CHECKS)
+        ]
+        try:
+            await asyncio.gather(*making)
+            assert begun.acquire(blocking=False)
+            async with asyncio.timeout(30):
+                assert await PooledResolver().resolve("127.0.0.1", 80)
         finally:
             answers.set()
 

@@ -68,3 +68,13 @@ async def test_a_database_that_always_hangs_up_is_unavailable(postgres_target: T
         assert unit.runs == 2
         await kit.record(sample())
     assert len(all_rows(postgres_target)) == 1
+
+
+async def test_a_process_that_stands_still_each_time_is_told_that_the_database_is_away(postgres_target: Target) -> None:
+    unit = Unit(lambda: time.sleep(3), times=9)
+    async with open_kit(postgres_target) as kit:
+        with pytest.raises(StoreUnavailable):
+            await kit.database.writer.run(unit)
+        assert unit.runs == 2
+        await kit.record(sample())
+    assert len(all_rows(postgres_target)) == 1

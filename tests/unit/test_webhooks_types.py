@@ -107,5 +107,7 @@ def test_filters() -> None:
     assert unknown(["webhook.received:order.paid", "webhook.received:*", "webhook.received:Größe 2"]) == []
     for wrong in ("webhook.received:", "webhook.received:a\n", "webhook.receive:a", "key.created:a", "webhook.test:a"):
         assert unknown([wrong]) == [wrong] and expand([wrong]) == frozenset()
+    for wrong in ("order*", "*.paid", "order.*.paid", ".*", "*.*", "**"):
+        assert unknown([f"webhook.received:{wrong}"]) == [f"webhook.received:{wrong}"]
     assert unknown(["webhook.test", "webhook.t.*"]) == ["webhook.test", "webhook.t.*"]
     assert unknown(["nothing", "run*", "run", "*.created", ""]) == ["nothing", "run*", "run", "*.created", ""]

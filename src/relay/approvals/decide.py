@@ -13,7 +13,7 @@ from relay.core.clock import MICROSECONDS, now
 from relay.core.principal import Principal
 from relay.core.problem import AlreadyDecided, Denied, DigestMismatch, NotApprover, NotFound
 from relay.crypto.digest import equal
-from relay.store.api_keys import are_one_line, successors_of
+from relay.store.api_keys import are_one_line, line_of
 from relay.store.approvals import ApprovalRepository, ApprovalRow, DecisionRow, chain
 from relay.store.attempts import AttemptRepository, AttemptRow
 from relay.store.database import Database
@@ -94,8 +94,8 @@ class Decisions:
         ended, a person who has agreed already, and an attempt that can never begin any more, which this ends.
         """
         request, attempt = await self._found(principal, approval_id)
-        successors = await successors_of(self._database.reader, principal.workspace_id, principal.credential_id)
-        require_may_decide(principal, request, successors)
+        line = await line_of(self._database.reader, principal.workspace_id, request.requester_id)
+        require_may_decide(principal, request, line)
         if not equal(wish.digest.encode(errors="replace"), request.digest.encode()):
             raise DigestMismatch("This is not the digest of the step that waits; look at the request again.")
         _require_pending(request.status)

@@ -21,18 +21,18 @@ def is_one_person(one: Collection[str], other: Collection[str]) -> bool:
     return not frozenset(one).isdisjoint(other)
 
 
-def require_may_decide(principal: Principal, request: ApprovalRow, successors: Collection[str]) -> None:
+def require_may_decide(principal: Principal, request: ApprovalRow, line: Collection[str]) -> None:
     """Refuse whoever must not decide about a request (403).
 
-    Decided is by persons; not by the requester, not with a credential that the requester made, directly or in a chain,
-    and not with one that the requester's followed by rotation (``successors`` are those that followed the caller's).
+    Decided is by persons; not by the requester or another key of its ``line`` by rotation, and not with a credential
+    that one of those made, directly or in a chain.
     """
     if principal.kind != "person":
         raise NotApprover("Only a person decides about a request; this key is of another kind.")
-    mine = {principal.id, principal.credential_id, *successors}
-    if request.requester_id in mine:
+    askers = frozenset({request.requester_id, *line})
+    if not askers.isdisjoint((principal.id, principal.credential_id)):
         raise NotApprover("Nobody decides about a request of one's own.")
-    if request.requester_id in principal.made_by:
+    if not askers.isdisjoint(principal.made_by):
         raise NotApprover("The key that asks for this made yours; another person has to decide.")
 
 

@@ -249,3 +249,20 @@ class Drafts:
                         await self.withdraw(principal, draft, request_id)
                 except Problem:  # decided, expired or begun meanwhile: that counts
                     continue
+
+    async def withdraw_unrecorded(
+        self, principal: Principal, session: SessionRow, turn: TurnRow, request_id: str
+    ) -> None:
+        """Withdraw what calls of a turn wait for that whoever worked on it has asked for, and died before it said so.
+
+        A call that runs elsewhere at this moment is waited for a while.
+        """
+        workspace = session.workspace_id
+        for row in await self._looking.reading(workspace).calls(turn):
+            call = await self._looking.call_entry(row) if row.status == "running" and row.attempt_id is None else None
+            if call is None or not call.is_due:
+                continue
+            with contextlib.suppress(Problem):  # decided, expired or begun meanwhile: that counts
+                done = await self._performing.done_before(workspace, session.credential_id, call)
+                if done is not None and done.waits:
+                    await self._withdrawn(principal, done.status, done.approval_id, done.attempt_id, request_id)

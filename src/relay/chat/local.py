@@ -11,7 +11,8 @@ from relay.chat.speaking import Spoken, Topic
 from relay.core.references import BadReference, resolve
 from relay.planning.local import LocalPlanner
 
-NAME: Final = "local"
+LOCAL: Final = "local"
+"""The kind of a turn that the local planner answers, and what stands for a model's name in it."""
 _ENDS: Final = {
     "refused": "was refused",
     "denied": "was denied by a person",
@@ -40,7 +41,7 @@ class LocalSpeaker:
             return _step(planned, calls, "")
         text = told(calls, planned)
         heard(self._outward.text(text))
-        return Spoken(text, NAME)
+        return Spoken(text, LOCAL)
 
     async def _first(self, topic: Topic, heard: Callable[[str], None]) -> Spoken:
         said = topic.conversation.said()
@@ -48,7 +49,7 @@ class LocalSpeaker:
         proposal = await self._planner.propose(text, None, list(topic.offer.specs.values()))
         if not proposal.steps:
             heard(self._outward.text(proposal.explanation))
-            return Spoken(proposal.explanation, NAME)
+            return Spoken(proposal.explanation, LOCAL)
         planned = tuple(Planned(step.id, step.action, step.params) for step in proposal.steps)
         return _step(planned, [], "")
 
@@ -61,9 +62,9 @@ def _step(planned: Sequence[Planned], calls: Sequence[CallEntry], text: str) -> 
         params = resolve(step.params, results)
     except BadReference as error:
         sentence = f"{step.action} cannot be called: {error}"
-        return Spoken(f"{told(calls, planned[: len(calls)])} {sentence}".strip(), NAME)
+        return Spoken(f"{told(calls, planned[: len(calls)])} {sentence}".strip(), LOCAL)
     arguments = json.dumps(params, ensure_ascii=False, allow_nan=False)
-    return Spoken(text, NAME, ((function_name(step.action), arguments),), planned=tuple(planned))
+    return Spoken(text, LOCAL, ((function_name(step.action), arguments),), planned=tuple(planned))
 
 
 def told(calls: Sequence[CallEntry], planned: Sequence[Planned]) -> str:

@@ -9,6 +9,7 @@ from relay.catalog import ActionSpec, Catalog
 from relay.chat.conversation import newest_calls, opened
 from relay.chat.entries import AssistantEntry, CallEntry, Entry, NoteEntry, TurnEntry, UserEntry
 from relay.chat.journal import FINISHED
+from relay.chat.local import LOCAL
 from relay.chat.outward import Outward
 from relay.chat.progress import Running
 from relay.chat.views import CallView, EntryView, SessionView, TurnView
@@ -103,6 +104,7 @@ class Looking:
             error=error,
             retry_after=None if error is None else _seconds_left(entries),
             spent=spent,
+            planned=row.kind == LOCAL and bool(answers),
         )
 
     def _message(self, row: TurnRow, entries: Sequence[Entry]) -> str:

@@ -18,7 +18,7 @@ from relay.chat.follow import POLL_SECONDS, Stream, Watch
 from relay.chat.identity import hash_of
 from relay.chat.journal import LEASE_SECONDS, End, Journal
 from relay.chat.lease import new_holder
-from relay.chat.local import LocalSpeaker
+from relay.chat.local import LOCAL, LocalSpeaker
 from relay.chat.looking import SHOWN, Looking
 from relay.chat.outward import Outward
 from relay.chat.performing import Performing
@@ -47,7 +47,6 @@ from relay.telemetry.metrics import Metrics
 
 MAX_PAGE: Final = 100
 _MODEL: Final = "model"
-_LOCAL: Final = "local"
 _RESTS: Final = frozenset({"done", "failed", "cancelled", "awaiting_approval"})
 _EDIT_SECONDS: Final = 30.0
 _CANCEL_SECONDS: Final = 10.0
@@ -133,7 +132,7 @@ class Chat:
             self._drafts,
             {
                 _MODEL: ModelSpeaker(models, vault, outward, budget=rules.context_tokens),
-                _LOCAL: LocalSpeaker(LocalPlanner(), outward),
+                LOCAL: LocalSpeaker(LocalPlanner(), outward),
             },
             rules.calls_per_turn,
             rules.context_tokens,
@@ -179,7 +178,7 @@ class Chat:
         404 for a session that is not this principal's; 409 while another turn of the session runs, and when the
         session has reached one of its bounds (``limit`` says which).
         """
-        kind = _LOCAL if self._models.name is None else _MODEL
+        kind = LOCAL if self._models.name is None else _MODEL
         owner = await self._lines.first(principal)
         begun = await self._beginning.begin(principal, said, owner=owner, kind=kind, holder=new_holder())
         self._runner.begin(begun.claim)
@@ -271,8 +270,10 @@ class Chat:
         """Delete a session with everything in it, at once. Its turns end, and what waits in it is withdrawn."""
         session = await self._session(principal, session_id)
         for turn in await self._looking.reading(session.workspace_id).unfinished(session.id):
-            self._runner.cancel(turn.id)
+            works_here = self._runner.cancel(turn.id)
             await self._drafts.withdraw_all(principal, session, turn, request_id)
+            if not works_here:  # who works on it here withdraws what it asks for meanwhile once the session is gone
+                await self._drafts.withdraw_unrecorded(principal, session, turn, request_id)
         rows = ChatRepository(session.workspace_id)
         draft = event(
             "chat:session:deleted",

@@ -9,7 +9,6 @@ from relay.core.clock import iso
 from relay.llm.messages import Usage
 
 _BILLIONTHS: Final = 1_000_000_000
-_LOCAL: Final = "local"
 LOCAL_NOTICE: Final = "No language model is set up here: Relay's own planner has read this, by fixed rules."
 UNTRUSTED_NOTICE: Final = "Content from outside may have had a say in this answer: take it as data, not as advice."
 
@@ -226,7 +225,7 @@ def _approval(call: CallView) -> ApprovalNeeded:
 
 
 def _notices(view: TurnView) -> list[str]:
-    found = [LOCAL_NOTICE] if view.model == _LOCAL else []
+    found = [LOCAL_NOTICE] if view.planned else []
     return [*found, UNTRUSTED_NOTICE] if view.untrusted else found
 
 

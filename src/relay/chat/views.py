@@ -82,7 +82,8 @@ class TurnView:
     ``message`` is the answer's text so far, links and images made harmless; ``untrusted`` says that content from
     outside may have had a say in it. ``error`` is a stable code and a sentence, for a turn that failed, and
     ``retry_after`` in how many seconds it may help to say it again, None where nobody knows. ``spent`` is what models
-    have cost in the session so far, in billionths of a US dollar.
+    have cost in the session so far, in billionths of a US dollar. ``planned`` says that no model has answered, but
+    Relay's own planner.
     """
 
     id: str
@@ -96,6 +97,7 @@ class TurnView:
     error: tuple[str, str] | None = None
     retry_after: int | None = None
     spent: int = 0
+    planned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.context import fail, with_house
+from relay.cli.options import OnlyWorkspace
 from relay.core.clock import iso, parse_iso
 from relay.core.ids import new_id
 
@@ -53,7 +54,7 @@ _Time = Annotated[str | None, typer.Option(callback=_time, metavar="TIME", help=
 @app.command("list")
 def list_events(
     *,
-    workspace: Annotated[str | None, typer.Option("--workspace", "-w", help="Of this workspace only.")] = None,
+    workspace: OnlyWorkspace = None,
     tag: Annotated[str | None, typer.Option(callback=_tag, help="A tag, or its beginning followed by *.")] = None,
     principal: Annotated[str | None, typer.Option(help="Who did it.")] = None,
     action: Annotated[str | None, typer.Option(help="The action's name.")] = None,

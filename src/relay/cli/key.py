@@ -21,6 +21,7 @@ from relay.cli.key_shared import (
     show_new,
 )
 from relay.cli.networks import checked_networks, networks_or_any, show_networks
+from relay.cli.options import OnlyWorkspace, checked_workspace
 from relay.core.clock import iso, now
 from relay.core.ids import new_id
 from relay.core.principal import KeyKind
@@ -29,7 +30,6 @@ from relay.identity import rules
 from relay.identity.operator import operator
 from relay.identity.view import key_view, status_of
 from relay.store.api_keys import ApiKeyRecord, find_by_id
-from relay.store.workspaces import is_workspace_id
 
 if TYPE_CHECKING:
     from relay.house import House
@@ -41,12 +41,6 @@ _COLUMNS: Final = ("id", "workspace", "kind", "name", "key", "scopes", "expires"
 app = typer.Typer(no_args_is_help=True, help="Make, list, rotate, weaken, quarantine and revoke API keys.")
 
 
-def _workspace(value: str | None) -> str | None:
-    if value is not None and not is_workspace_id(value):
-        raise typer.BadParameter("1 to 63 lower-case letters, digits and hyphens, no hyphen first.")
-    return value
-
-
 def _parent(value: str | None) -> str | None:
     return None if value is None else key_id_argument(value)
 
@@ -55,7 +49,7 @@ def _parent(value: str | None) -> str | None:
 def create(
     *,
     workspace: Annotated[
-        str, typer.Option("--workspace", "-w", callback=_workspace, help="Made if it does not exist yet.")
+        str, typer.Option("--workspace", "-w", callback=checked_workspace, help="Made if it does not exist yet.")
     ],
     scope: Annotated[
         list[str],
@@ -99,9 +93,7 @@ def create(
 @app.command("list")
 def list_keys(
     *,
-    workspace: Annotated[
-        str | None, typer.Option("--workspace", "-w", callback=_workspace, help="Of this workspace only.")
-    ] = None,
+    workspace: OnlyWorkspace = None,
     children: Annotated[
         str | None,
         typer.Option("--children", metavar="ID", callback=_parent, help="The child tokens of this key instead."),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 from relay.cli.context import fail, refuse
+from relay.cli.options import checked_workspace
 from relay.core.problem import Invalid
 from relay.settings import Settings, SettingsError
-from relay.store.workspaces import is_workspace_id
 
 if TYPE_CHECKING:
     from relay.catalog import Catalog
@@ -43,13 +43,6 @@ def open_desk(settings: Settings) -> Desk:
         return Desk(catalog, installed_schema(catalog, settings), installed_reach(settings))
     except SettingsError as error:
         refuse(error)
-
-
-def checked_workspace(value: str | None) -> str | None:
-    """Return the id of a workspace, or end with status 2 for what is none."""
-    if value is not None and not is_workspace_id(value):
-        raise typer.BadParameter("1 to 63 lower-case letters, digits and hyphens, no hyphen first.")
-    return value
 
 
 Workspace = Annotated[str, typer.Option("--workspace", "-w", callback=checked_workspace, help="Of this workspace.")]

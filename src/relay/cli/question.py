@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from relay.cli.context import fail, with_house
+from relay.cli.options import OnlyWorkspace
 from relay.core.clock import iso
 from relay.core.ids import new_id
 from relay.identity.operator import operator
@@ -36,7 +37,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list")
 def list_questions(
     *,
-    workspace: Annotated[str | None, typer.Option("--workspace", "-w", help="Of this workspace only.")] = None,
+    workspace: OnlyWorkspace = None,
     principal: Annotated[str | None, typer.Option(callback=_line, help="Who asked.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
     as_json: _Json = False,
@@ -58,7 +59,9 @@ def list_questions(
 
 @app.command("show")
 def show(
-    event_id: Annotated[str, typer.Argument(metavar="ID", help="Of the question's audit event, aud_….")],
+    event_id: Annotated[
+        str, typer.Argument(metavar="ID", callback=_line, help="Of the question's audit event, aud_….")
+    ],
     *,
     texts: Annotated[bool, typer.Option("--texts", help="Print what was said, not only how long it was.")] = False,
     reason: Annotated[str | None, typer.Option(callback=_line, help="Why you read it; it is recorded.")] = None,

@@ -12,17 +12,26 @@ from typing import Final
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 LOOKUPS: Final = 64
+CHECKS: Final = 8
 _THREADS: Final = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="relay-resolve")
+FOR_CHECKS: Final = ThreadPoolExecutor(CHECKS, thread_name_prefix="relay-check")
+"""For names that are only looked at: whoever gives many slow ones must not keep connections from being made."""
 
 
 class PooledResolver(AbstractResolver):
-    """``getaddrinfo`` in up to 64 threads, more than one workspace's concurrent actions can keep busy."""
+    """``getaddrinfo`` in up to 64 threads, more than one workspace's concurrent actions can keep busy.
+
+    ``threads`` are others than those, which every connection of the process is made with.
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor = _THREADS) -> None:
+        self._threads = threads
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the numeric addresses of ``host``; OSError when there are none. Scoped addresses are left out."""
-        look_up = asyncio.get_running_loop().run_in_executor(_THREADS, _look_up, host, port, family)
+        look_up = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port, family)
         return [
             ResolveResult(
                 hostname=host,

@@ -8,6 +8,7 @@ from typing import Final
 from relay.core.effect import EffectForbidden
 from relay.egress.http import HttpAnswer, HttpClient, Leave
 from relay.egress.policy import EgressPolicy
+from relay.egress.resolver import FOR_CHECKS, PooledResolver
 from relay.egress.target import BadTarget, parse_target
 
 KEPT_OF_ANSWER: Final = 1024
@@ -19,6 +20,7 @@ class WebhookClient(HttpClient):
 
     def __init__(self, policy: EgressPolicy, *, ca_file: str | None = None) -> None:
         super().__init__(policy, ca_file=ca_file, max_answer=KEPT_OF_ANSWER)
+        self._checks = PooledResolver(FOR_CHECKS)
 
     def refusal(self, url: str) -> str | None:
         """Say why nothing would be delivered to ``url``, without looking any name up; None when nothing is known."""
@@ -44,7 +46,7 @@ class WebhookClient(HttpClient):
         try:
             async with asyncio.timeout(LOOK_UP_SECONDS):
                 own = await self.policy.own_addresses(target.port)
-                found = await self._resolver.resolve(target.host, target.port, socket.AF_UNSPEC)
+                found = await self._checks.resolve(target.host, target.port, socket.AF_UNSPEC)
         except OSError:  # a time-out is one as well
             return None
         reasons = [self.policy.peer_refusal(peer["host"], target.port, name=target.host, own=own) for peer in found]

@@ -19,7 +19,7 @@ IGNORED: Final = "names that are no settings"
 
 MOST_TOLD: Final = 10
 _ALIKE: Final = 0.87
-_WORD_ALIKE: Final = 0.5
+_WORD_ALIKE: Final = 0.6
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_]{3,64}", re.ASCII)
 _WORDS: Final = re.compile(r"(?=.{1,64}\Z)(?:[A-Z]{1,12}|[A-Z]{1,20}(?:_[A-Z0-9]{1,20})+)", re.ASCII)
 _OURS: Final = re.compile(r"RELAY_[A-Z0-9_]{0,58}|relay_[a-z0-9_]{0,58}", re.ASCII)
@@ -78,8 +78,12 @@ def _is_slip(name: str, setting: str) -> bool:
     if _likeness(name, setting) < _ALIKE:
         return False
     # In a long name a whole word may be another and the rest still be alike.
-    pairs = zip(name.split("_"), setting.split("_"), strict=True)
-    return all(_likeness(word, other, _WORD_ALIKE) >= _WORD_ALIKE for word, other in pairs)
+    return all(map(_is_word_slip, name.split("_"), setting.split("_")))
+
+
+def _is_word_slip(word: str, other: str) -> bool:
+    # Two letters that changed places are half as alike as they look.
+    return sorted(word) == sorted(other) or _likeness(word, other, _WORD_ALIKE) >= _WORD_ALIKE
 
 
 def _shortened(setting: str) -> Iterable[str]:

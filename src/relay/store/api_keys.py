@@ -229,19 +229,6 @@ async def find_by_id(reader: Reader, key_id: str) -> FoundKey | None:
     return await _only(reader, _FOUND.where(api_keys.c.id == key_id))
 
 
-async def successors_of(reader: Reader, workspace_id: str, key_id: str) -> frozenset[str]:
-    """Return the keys that followed a key by rotation: its successor, that one's, and so on."""
-    found: list[str] = []
-    while True:
-        last = found[-1] if found else key_id
-        row = await reader.one(
-            select(api_keys.c.successor_id).where(api_keys.c.workspace_id == workspace_id, api_keys.c.id == last)
-        )
-        if row is None or row[0] is None or row[0] in found:
-            return frozenset(found)
-        found.append(row[0])
-
-
 async def first_of_line(reader: Reader, workspace_id: str, key_id: str) -> str:
     """Return the key that a line of rotations began with in which this one stands; itself when it followed none."""
     line = [key_id]
@@ -255,6 +242,17 @@ async def first_of_line(reader: Reader, workspace_id: str, key_id: str) -> str:
         if before is None or before[0] in line:
             return line[-1]
         line.append(before[0])
+
+
+async def line_of(reader: Reader, workspace_id: str, key_id: str) -> frozenset[str]:
+    """Return the line of rotations that a key stands in: the keys before it, itself, and those that followed."""
+    line = [await first_of_line(reader, workspace_id, key_id)]
+    while True:
+        mine = (api_keys.c.workspace_id == workspace_id, api_keys.c.id == line[-1])
+        row = await reader.one(select(api_keys.c.successor_id).where(*mine))
+        if row is None or row[0] is None or row[0] in line:
+            return frozenset({key_id, *line})
+        line.append(row[0])
 
 
 async def are_one_line(reader: Reader, workspace_id: str, one: str, other: str) -> bool:

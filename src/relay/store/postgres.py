@@ -177,7 +177,9 @@ class PostgresWriter(Writer):
         ) from None
 
     def _is_away(self, error: BaseException | None) -> bool:
-        return isinstance(error, psycopg.OperationalError) and not self.lost_race(error)
+        # The server's word to a process that stood still is an internal error by its class.
+        away = psycopg.OperationalError | psycopg.errors.IdleInTransactionSessionTimeout
+        return isinstance(error, away) and not self.lost_race(error)
 
     def _ended_unchanged(self, error: BaseException | None, *, committing: bool) -> bool:
         """Say whether the connection is gone and nothing can have been committed, so that asking again is safe.
