@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +245,16 @@ def test_no_example_puts_a_secret_onto_a_command_line(name: str) -> None:
         line for fence in fences(name) if fence.language in ("sh", "shell") for line in fence.text.splitlines()
     ]:
         assert not re.search(
-            r"relay_sk_|(-H|--header) *[\"'](authorization|x-api-key)|://[^/\s@]*:[^/\s@]*@", line, re.I
+            r"relay_sk_|(-H|--header) *[\"'](authorization|x-api-key)|--oauth2-bearer|://[^/\s@]*:[^/\s@]*@", line, re.I
         ), line
+
+
+def test_what_examples_write_into_a_checkout_is_ignored_there() -> None:
+    ignored = [line.strip("/") for line in read(".gitignore").splitlines()]
+    lines = [line for name in EXECUTED for line in _shell_lines(name)]
+    written = {file for line in lines for file in re.findall(r"(?:> |tee |--output )([a-z][\w.-]*)", line)}
+    assert {"agent.key", "plan.json", "reads.cedar", "metrics.secret", "held.json"} <= written
+    assert [file for file in sorted(written) if not any(fnmatch(file, pattern) for pattern in ignored)] == []
 
 
 @pytest.mark.parametrize("name", EXECUTED)
