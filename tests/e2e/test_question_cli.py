@@ -75,3 +75,7 @@ async def test_wrong_questions_get_one_line(gateway: GatewayProcess) -> None:
     ):
         ran = await gateway.command(*words)
         assert (ran.returncode, ran.stdout) == (status, "") and "Traceback" not in ran.stderr
+    nowhere = await gateway.command("question", "list", "--workspace", "nope", "--json")
+    assert (nowhere.returncode, nowhere.stdout, nowhere.stderr) == (1, "", "there is no workspace nope\n")
+    here = await gateway.command("question", "list", "--workspace", "default")
+    assert (here.returncode, here.stdout) == (0, "") and here.stderr.startswith("no question is kept")

@@ -168,6 +168,16 @@ async def test_what_is_not_valid_is_refused(running: Gateway, change: dict[str, 
     (await running.post("/webhooks/endpoints", wanted, key=running.admin)).expect(422)
 
 
+async def test_a_type_of_senders_is_told_how_it_is_asked_for(running: Gateway) -> None:
+    wanted = {"url": PUBLIC, "events": ["run.*", "order.paid"]}
+    refused = (await running.post("/webhooks/endpoints", wanted, key=running.admin)).expect(422)
+    (error,) = refused["errors"]
+    assert error["pointer"] == "/events/1" and "webhook.received:order.paid" in error["message"]
+    asked = {**wanted, "events": ["run.*", "webhook.received:order.paid"]}
+    made = (await running.post("/webhooks/endpoints", asked, key=running.admin)).expect(201)
+    assert made["events"] == asked["events"]
+
+
 async def test_a_secret_stands_in_the_answer_that_made_it_alone(running: Gateway) -> None:
     made = await endpoint(running, PUBLIC + "?token=canary-in-url")
     rotated = (await running.post(f"/webhooks/endpoints/{made['id']}/rotate", key=running.admin)).expect(200)

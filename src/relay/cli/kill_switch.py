@@ -89,9 +89,10 @@ def _asked(
     named = [(kind, value) for kind, value in given if value is not None]
     if key is not None and key.startswith("relay_sk_"):  # never repeated: it may be a living key
         raise typer.BadParameter("give the id (key_…); `relay key list` shows it beside the last four characters.")
-    narrow = everything + len(named)
-    if narrow > 1 or (workspace is not None and (everything or key is not None)):
-        raise typer.BadParameter("name one thing to stop.")
+    if everything + len(named) > 1:
+        raise typer.BadParameter("name one thing: --everything, --workspace, --key, --action or --connector.")
+    if workspace is not None and (everything or key is not None):
+        raise typer.BadParameter("--workspace stands alone, or goes with --action or --connector only.")
     if named:
         return named[0][0], named[0][1], workspace or EVERYWHERE
     if workspace is not None:

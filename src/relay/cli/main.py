@@ -1,9 +1,10 @@
 """The command's groups. Each lives in a file of its own; what a command needs is imported when it runs."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from relay import __version__
 from relay.cli import (
@@ -22,8 +23,21 @@ from relay.cli import (
     workspace,
 )
 
+
+class _Commands(TyperGroup):
+    """Says what is wrong with an argument in the words of whoever refused it, without what pydantic puts before."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="relay",
+    cls=_Commands,
     help="A gateway through which people and agents plan, preview and execute actions.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,10 +1,14 @@
 """Options that several commands have."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.store.workspaces import is_workspace_id
+from relay.cli.context import fail
+from relay.store.workspaces import allowed_networks, is_workspace_id
+
+if TYPE_CHECKING:
+    from relay.house import House
 
 
 def checked_workspace(value: str | None) -> str | None:
@@ -15,6 +19,12 @@ def checked_workspace(value: str | None) -> str | None:
     if value is not None and not is_workspace_id(value):
         raise typer.BadParameter("1 to 63 lower-case letters, digits and hyphens, no hyphen first.")
     return value
+
+
+async def require_workspace(house: "House", workspace: str) -> None:
+    """End with status 1 where there is no such workspace: a mistyped name must not read as one that has nothing."""
+    if await allowed_networks(house.database.reader, workspace) is None:
+        fail(f"there is no workspace {workspace}")
 
 
 OnlyWorkspace = Annotated[

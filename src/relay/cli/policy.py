@@ -8,6 +8,7 @@ import typer
 from relay.cli import policy_versions
 from relay.cli.context import fail, settings_or_exit, with_house
 from relay.cli.key_shared import key_id_option
+from relay.cli.options import require_workspace
 from relay.cli.policy_desk import (
     AsJson,
     Desk,
@@ -20,7 +21,6 @@ from relay.cli.policy_desk import (
     print_json,
     read_policies,
     read_text,
-    require_workspace,
     show_problems,
 )
 from relay.core.principal import PrincipalKind, expand_scopes

@@ -15,7 +15,6 @@ from relay.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from relay.catalog import Catalog
-    from relay.house import House
     from relay.policy.check import CatalogSchema
     from relay.policy.compiled import CompiledPolicies
     from relay.policy.reach import Reach
@@ -102,14 +101,6 @@ def end_refused(name: str, refused: Invalid) -> NoReturn:
         for error in errors
     ]
     fail("\n".join(lines) or refused.detail)
-
-
-async def require_workspace(house: "House", workspace: str) -> None:
-    """End with status 1 where there is no such workspace: a mistyped name must not read as one without policies."""
-    from relay.store.workspaces import allowed_networks
-
-    if await allowed_networks(house.database.reader, workspace) is None:
-        fail(f"there is no workspace {workspace}")
 
 
 def print_json(value: dict[str, Any]) -> None:

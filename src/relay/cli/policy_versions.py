@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from relay.cli.context import with_house
+from relay.cli.options import require_workspace
 from relay.cli.policy_desk import (
     AsJson,
     PolicyFile,
@@ -14,7 +15,6 @@ from relay.cli.policy_desk import (
     open_desk,
     print_json,
     read_policies,
-    require_workspace,
 )
 from relay.core.ids import new_id
 from relay.core.problem import Invalid

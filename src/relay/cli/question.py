@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from relay.cli.context import fail, with_house
-from relay.cli.options import OnlyWorkspace
+from relay.cli.options import OnlyWorkspace, require_workspace
 from relay.core.clock import iso
 from relay.core.ids import new_id
 from relay.identity.operator import operator
@@ -43,10 +43,7 @@ def list_questions(
     as_json: _Json = False,
 ) -> None:
     """List the questions that are kept, newest first, without what they say."""
-    views = [
-        _view(entry)
-        for entry in with_house(lambda house: _kept(house).newest(limit, workspace=workspace, principal=principal))
-    ]
+    views = [_view(entry) for entry in with_house(lambda house: _newest(house, limit, workspace, principal))]
     if as_json:
         _print_json({"items": views})
     elif views:
@@ -82,6 +79,12 @@ def show(
         _show_talk(kept)
     if not kept.agrees:
         fail("this is NOT what the audit trail has the digests of")
+
+
+async def _newest(house: "House", limit: int, workspace: str | None, principal: str | None) -> "list[Entry]":
+    if workspace is not None:
+        await require_workspace(house, workspace)
+    return await _kept(house).newest(limit, workspace=workspace, principal=principal)
 
 
 async def _read(house: "House", event_id: str, texts: bool, reason: str | None) -> "Kept":

@@ -9,8 +9,8 @@ import typer
 from relay.cli.secrets_formats import Format, in_form
 from relay.settings.generate import MAKERS, generate_secrets
 
-_SHOWN: Final = "are shown this once and kept nowhere: back them up, apart from the database."
-_ON_TERMINAL: Final = "They stay in this terminal's history; a pipe or a file (umask 077) keeps them out of it."
+_SHOWN: Final = "shown this once and kept nowhere: make a backup, apart from the database."
+_ON_TERMINAL: Final = "This terminal's history has what was shown; a pipe or a file (umask 077) keeps it out of there."
 
 
 def _names(values: list[str] | None) -> list[str]:
@@ -47,4 +47,4 @@ def generate(
     secrets = generate_secrets(only or ())
     sys.stdout.write(json.dumps(secrets, indent=2) + "\n" if as_json else in_form(form or "env", secrets))
     terminal = f" {_ON_TERMINAL}" if sys.stdout.isatty() else ""
-    typer.echo(f"{', '.join(secrets)} {_SHOWN}{terminal}", err=True)
+    typer.echo(f"{', '.join(secrets)} {'is' if len(secrets) == 1 else 'are'} {_SHOWN}{terminal}", err=True)

@@ -129,9 +129,12 @@ def _sentence(outcome: dict[str, Any]) -> str:
         return f"{outcome['kind']}: {outcome['reason']}"
     text = f"{outcome['kind']}: {outcome['key']} is the current one"
     if (done := outcome.get("envelopes")) is not None:
-        text += f"; {done['seen']} envelopes, {done['rewrapped']} re-wrapped"
+        under = done["seen"] - done["broken"]
+        text += f"; {under} envelopes are under it: {done['rewrapped']} re-wrapped now"
         if not outcome["rotated"] and not done["rewrapped"]:
             text += " (nothing to do: to rotate, set a new OAUTH_ENCRYPTION_KEY and this one as _PREVIOUS)"
+        elif under > done["rewrapped"]:
+            text += ", the others sealed with it or re-wrapped before"
     return text + (f"; {outcome['waiting']}" if outcome["waiting"] else "")
 
 
@@ -195,6 +198,15 @@ def _show_status(found: dict[str, Any], as_json: bool) -> None:
     for row in found["secrets"]:
         typer.echo("\t".join((row["secret"], row["key"], row["state"], row["since"], row["due_at"])))
     for row in found["others"]:
-        typer.echo(f"{row['kind']} {row['key']} is {row['state']} as well", err=True)
+        typer.echo(f"{row['kind']} {row['key']} {_beside(row)}", err=True)
     for process in found["processes"]:
         typer.echo(f"{process['kind']} {process['id']}, since {process['started_at']}, is running", err=True)
+
+
+def _beside(row: dict[str, Any]) -> str:
+    """Return what a secret is that stands beside the current one of its kind."""
+    if row["state"] == "known":
+        return "is known, and not used yet"
+    if row["ends_at"] is not None:
+        return f"is still accepted until {row['ends_at']}" if row["ends_at"] > iso(now()) else "is accepted no more"
+    return f"is an earlier one, which stays until `relay secrets rotate --kind {row['kind']}` has ended"

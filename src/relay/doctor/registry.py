@@ -136,7 +136,7 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check(
         "model-links",
         "settings",
-        "models are asked by https",
+        "models are asked by https or on loopback",
         "warn",
         models.links,
         "https:// in OPENAI_BASE_URL, ANTHROPIC_BASE_URL and GOOGLE_BASE_URL",

@@ -31,6 +31,10 @@ MAX_DESCRIPTION: Final = 200
 DEFAULT_OVERLAP_HOURS: Final = 24
 MAX_OVERLAP_HOURS: Final = 168
 _MISSING: Final = "There is no such endpoint."
+_NO_SUCH_TYPE: Final = (
+    "There is no such event type. What receivers bring is asked for by its sender's type, "
+    "as webhook.received:order.paid or webhook.received:order.*."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +285,7 @@ def _stored(events: Sequence[str]) -> str:
     patterns = sorted(set(events))
     if wrong := unknown(patterns):
         listed = [
-            {"pointer": f"/events/{place}", "message": "There is no such event type."}
+            {"pointer": f"/events/{place}", "message": _NO_SUCH_TYPE}
             for place, pattern in enumerate(events)
             if pattern in wrong
         ]

@@ -377,12 +377,18 @@ def unknown(wanted: list[str]) -> list[str]:
     return [
         pattern
         for pattern in wanted
-        if not _is_of_sender(pattern) and not any(_fits(pattern, name) for name in _ASKED_FOR)
+        if not (_may_fit(pattern) if _is_of_sender(pattern) else any(_fits(pattern, name) for name in _ASKED_FOR))
     ]
 
 
 def _is_of_sender(pattern: str) -> bool:
     return pattern.startswith(OF_SENDER) and len(pattern) > len(OF_SENDER) and pattern.isprintable()
+
+
+def _may_fit(pattern: str) -> bool:
+    """Say whether a pattern of senders' types is one: ``order*`` would be taken and never fit anything."""
+    asked = pattern.removeprefix(OF_SENDER)
+    return asked == ANY or (asked != ".*" and ANY not in asked.removesuffix(".*"))
 
 
 def _fits(pattern: str, name: str) -> bool:
