@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from relay.chat.looking import Looking
 from relay.chat.views import Said
 from relay.core.effect import EffectRefused
 from relay.core.problem import Conflict, NotFound
@@ -47,6 +48,25 @@ async def test_a_turn_calls_an_action_and_answers(target: Target, tmp_path: Path
         shown, entries, cursor = await world.chat.show(owner, view.session_id, 50, None)
         assert [entry.kind for entry in entries] == ["user", "assistant", "call", "call", "assistant"]
         assert (shown.turns, shown.status, shown.untrusted, cursor) == (1, "done", True, None)
+
+
+async def test_a_session_that_is_shown_as_done_is_shown_with_its_answer(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_model_server() as model, open_chat(target, tmp_path / "data", model) as world:
+        owner, gate = await world.key(), asyncio.Event()
+        model.reply(say("At last.", gate=gate, after=1))
+        handle = await world.send(owner, "Wait")
+        real = Looking.sessions
+
+        async def after_the_end(looking: Looking, *given: Any) -> Any:
+            gate.set()  # the turn ends while the session is being read
+            await world.rest(handle.turn_id)
+            return await real(looking, *given)
+
+        monkeypatch.setattr(Looking, "sessions", after_the_end)
+        shown, entries, _ = await world.chat.show(owner, handle.session_id, 50, None)
+        assert (shown.status, [entry.text for entry in entries]) == ("done", ["Wait", "At last."])
 
 
 async def test_what_a_model_asks_for_wrongly_is_told_to_it_and_reaches_nobody(target: Target, tmp_path: Path) -> None:

@@ -260,10 +260,11 @@ class Chat:
         """Return a session, up to ``limit`` of its entries, oldest first, and the cursor of the next page."""
         session = await self._session(principal, session_id)
         after, limit = number_of(cursor), min(limit, MAX_PAGE)
+        # Its state first: whoever reads that a turn is done finds its answer among the entries.
+        [view] = await self._looking.sessions(principal.workspace_id, [(session, session_id)])
         reading = self._looking.reading(principal.workspace_id)
         rows = await reading.entries(session.id, after=after, limit=limit + 1, kinds=SHOWN)
         views = await self._looking.entries(opened(self._vault, rows[:limit]))
-        [view] = await self._looking.sessions(principal.workspace_id, [(session, session_id)])
         return view, views, str(views[-1].seq) if len(rows) > limit else None
 
     async def delete(self, principal: Principal, session_id: str, request_id: str) -> None:
