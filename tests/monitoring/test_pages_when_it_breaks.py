@@ -99,9 +99,11 @@ async def the_database_is_slow_and_damaged(world: Broken) -> None:
 
     async def somebody_writes() -> None:
         with world.no_writes():
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(0.6)
 
-    async with going_on(somebody_writes, *[world.preview] * 4, pause=0.05):
+    # Between two of somebody else's writes Relay must get its own in: one that waits too long fails, and the alert about
+    # failing writes keeps the one about slow writes back.
+    async with going_on(somebody_writes, *[world.preview] * 4, pause=0.4):
         await world.told("AuditCommitSlow", began)
     ceased = time.monotonic()
     world.change("ALTER TABLE run_events RENAME TO run_events_aside")
