@@ -186,6 +186,6 @@ async def test_processes_that_send_and_switch_never_wait_for_one_another_in_a_ci
         await eventually(over, 60)
     with psycopg.connect(postgres_target.conninfo, autocommit=True) as looking:
         found = looking.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone()
-        # Waiting for endpoints makes six and more of them. A single one, whatever else met, PostgreSQL ends and the writer
-        # runs its unit again.
+        # Waiting for endpoints makes six and more of them. A single one, whatever else met, PostgreSQL ends, and the
+        # writer runs its unit again.
         assert found is not None and found[0] <= 1
