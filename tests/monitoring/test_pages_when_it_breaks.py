@@ -101,8 +101,8 @@ async def the_database_is_slow_and_damaged(world: Broken) -> None:
         with world.no_writes():
             await asyncio.sleep(0.6)
 
-    # Between two of somebody else's writes Relay must get its own in: one that waits too long fails, and the alert about
-    # failing writes keeps the one about slow writes back.
+    # Between two of somebody else's writes Relay must get its own in: one that waits too long fails, and the alert
+    # about failing writes keeps the one about slow writes back.
     async with going_on(somebody_writes, *[world.preview] * 4, pause=0.4):
         await world.told("AuditCommitSlow", began)
     ceased = time.monotonic()
