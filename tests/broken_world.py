@@ -29,7 +29,6 @@ from tests.watched_world import TOKEN, Receiver, Watched, hastened, key_ids
 SPECIAL = {
     "verification_age": "5s",
     "latency_minimum": "5",
-    "commit_minimum": "5",
     "burn_fast": "900",  # nine of ten requests: what is told here is the slow burn, which a fast one keeps back
 }
 LAST_TRY = 7

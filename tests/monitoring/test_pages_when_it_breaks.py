@@ -3,7 +3,6 @@
 As in `test_pages_somebody.py`: a real Relay, Prometheus and Alertmanager, rules from the shipped templates.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +26,7 @@ async def test_each_breakage_is_told_and_taken_back(tmp_path: Path, debian: Call
         await something_is_unusual(world)
         await models_fail_and_are_dear(world, moody)
         await the_database_takes_no_writes(world)
-        await the_database_is_slow_and_damaged(world)
+        await the_database_is_damaged(world)
         await it_is_mended(world)
         assert world.pager.refused == []
         for name, (took, promise) in sorted(world.measured.items()):
@@ -93,24 +92,12 @@ async def the_database_takes_no_writes(world: Broken) -> None:
     await world.all_over(*caused, "QueueOverdue", since=time.monotonic())
 
 
-async def the_database_is_slow_and_damaged(world: Broken) -> None:
-    """Each commit waits for somebody else's, and a table is gone."""
-    began = time.monotonic()
-
-    async def somebody_writes() -> None:
-        with world.no_writes():
-            await asyncio.sleep(0.6)
-
-    # Between two of somebody else's writes Relay must get its own in: one that waits too long fails, and the alert
-    # about failing writes keeps the one about slow writes back.
-    async with going_on(somebody_writes, *[world.preview] * 4, pause=0.4):
-        await world.told("AuditCommitSlow", began)
-    ceased = time.monotonic()
+async def the_database_is_damaged(world: Broken) -> None:
+    """A table is gone."""
     world.change("ALTER TABLE run_events RENAME TO run_events_aside")
     gone = time.monotonic()
     await world.told("MetricsMissing", gone)
     world.change("ALTER TABLE run_events_aside RENAME TO run_events")
-    await world.all_over("AuditCommitSlow", since=ceased)
     await world.over("MetricsMissing", gone)
 
 
